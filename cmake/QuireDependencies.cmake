@@ -1,0 +1,32 @@
+# Debian packages first; LibTorch last, as an imported target of the unpacked wheel.
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+find_package(absl REQUIRED)
+find_package(Protobuf REQUIRED)
+find_package(gRPC CONFIG REQUIRED)
+find_package(prometheus-cpp CONFIG REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(OpenMP REQUIRED)
+pkg_check_modules(hwy REQUIRED IMPORTED_TARGET libhwy)
+find_program(QUIRE_PROTOC protoc REQUIRED)
+find_program(QUIRE_GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
+find_program(QUIRE_CARGO cargo REQUIRED)
+
+# The wheel's own CMake config wants a full CUDA; the libraries need only these paths.
+# The wheel's layout is kept, so libtorch_cpu's RPATH finds cudart and cupti by itself.
+set(QUIRE_TORCH_DIR "${QUIRE_DEPS_DIR}/torch")
+if(NOT EXISTS "${QUIRE_TORCH_DIR}/lib/libtorch_cpu.so")
+  message(FATAL_ERROR
+    "LibTorch is not at ${QUIRE_TORCH_DIR}: run deploy/setup.sh, or set QUIRE_DEPS_DIR")
+endif()
+file(REAL_PATH "${QUIRE_TORCH_DIR}/lib" QUIRE_TORCH_LIB_DIR)
+file(REAL_PATH "${QUIRE_DEPS_DIR}/nvidia/cu13/lib" QUIRE_CUDART_LIB_DIR)
+add_library(quire_torch INTERFACE)
+target_include_directories(quire_torch SYSTEM INTERFACE
+  "${QUIRE_TORCH_DIR}/include" "${QUIRE_TORCH_DIR}/include/torch/csrc/api/include")
+target_compile_definitions(quire_torch INTERFACE AT_PER_OPERATOR_HEADERS)
+target_link_libraries(quire_torch INTERFACE
+  "${QUIRE_TORCH_LIB_DIR}/libtorch_cpu.so" "${QUIRE_TORCH_LIB_DIR}/libc10.so")
+target_link_options(quire_torch INTERFACE
+  "LINKER:-rpath,${QUIRE_TORCH_LIB_DIR}" "LINKER:-rpath-link,${QUIRE_CUDART_LIB_DIR}")

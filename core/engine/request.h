@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstdint>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "core/base/types.h"
+#include "core/sampling/sampler.h"
+#include "core/step/step.h"
+
+namespace quire {
+
+// Continue a prompt.
+struct GenerateRequest {
+  std::vector<TokenId> prompt;         // never empty
+  int32_t max_new_tokens = 0;          // >= 1; prompt + max_new_tokens <= max_positions
+  std::vector<TokenId> stop_tokens;    // generation ends when one is chosen; it is not reported
+  SamplingParams sampling;
+  int32_t top_logprobs = 0;            // alternatives reported with each token, 0..kMaxTopLogprobs
+};
+
+// The probability of tokens[i] after tokens[..i), for i in [first, tokens.size()).
+struct ScoreRequest {
+  std::vector<TokenId> tokens;         // at least 2, at most max_positions
+  int32_t first = 1;                   // >= 1; what stands before is context only
+  int32_t top_logprobs = 0;
+  bool ranks = false;
+};
+
+inline constexpr int32_t kMaxTopLogprobs = 20;
+
+struct EngineRequest {
+  std::variant<GenerateRequest, ScoreRequest> work;
+  absl::Time deadline = absl::InfiniteFuture();
+};
+
+// What a request consumed. Integers only, so sums are exact.
+struct Usage {
+  int64_t prompt_tokens = 0;           // computed or cached
+  int64_t cached_tokens = 0;           // of these, found in the cache
+  int64_t generated_tokens = 0;
+  Usage& operator+=(const Usage& other);
+  friend bool operator==(const Usage&, const Usage&) = default;
+};
+
+struct Timings {
+  absl::Duration queue;                // accepted until its first step began
+  absl::Duration prefill;              // first step began until the prompt was computed
+  absl::Duration decode;               // the rest
+  Timings& operator+=(const Timings& other);
+};
+
+enum class FinishReason : uint8_t { kStopToken, kLength, kScored };
+
+struct Finished {
+  // OK, kCancelled, kDeadlineExceeded, or what the runner returned. The reason is meaningful
+  // only when OK; usage and timings always are.
+  absl::Status status;
+  FinishReason reason = FinishReason::kLength;
+  Usage usage;
+  Timings timings;
+};
+
+// Receives one request's output. Called from the engine thread only, in order; OnFinished
+// exactly once and last. Implementations must not block and must not call the engine.
+class RequestSink {
+ public:
+  virtual ~RequestSink() = default;
+  // Prompt tokens computed so far, out of all; after each chunk.
+  virtual void OnProgress(int64_t done_tokens, int64_t total_tokens) = 0;
+  virtual void OnToken(const TokenScore& token) = 0;              // Generate
+  virtual void OnScores(std::vector<TokenScore> scores) = 0;      // Score, a chunk at a time
+  virtual void OnFinished(const Finished& finished) = 0;
+};
+
+}  // namespace quire

@@ -1,0 +1,175 @@
+#include "tests/support/fake_runner.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+
+namespace quire {
+namespace {
+
+template <typename T>
+std::vector<T> Copy(absl::Span<const T> values) {
+  return std::vector<T>(values.begin(), values.end());
+}
+
+RecordedStep Record(const StepInput& input) {
+  RecordedStep step{.released = input.released};
+  for (const StepItem& item : input.items) {
+    step.items.push_back({.id = item.id,
+                          .begin = item.begin,
+                          .tokens = Copy(item.tokens),
+                          .blocks = Copy(item.blocks),
+                          .sample = item.sample,
+                          .sampling = item.sampling,
+                          .history = Copy(item.history),
+                          .sample_step = item.sample_step,
+                          .targets = Copy(item.targets),
+                          .ranks = item.ranks,
+                          .top_logprobs = item.top_logprobs});
+  }
+  return step;
+}
+
+}  // namespace
+
+float FakeLogprob(TokenId target) { return -0.125f * static_cast<float>(1 + target % 8); }
+int32_t FakeRank(TokenId target) { return 1 + target % 8; }
+
+class FakeModel::Runner final : public ModelRunner {
+ public:
+  explicit Runner(FakeModel& model) : model_(model) {}
+  absl::StatusOr<std::vector<StepResult>> Step(const StepInput& input) override {
+    return model_.Step(input);
+  }
+
+ private:
+  FakeModel& model_;
+};
+
+FakeModel::FakeModel(int32_t vocab_size, int32_t tokens_per_block)
+    : vocab_size_(vocab_size), tokens_per_block_(tokens_per_block) {
+  next_ = [vocab_size](absl::Span<const TokenId> sequence) {
+    return (sequence.back() + 1) % vocab_size;
+  };
+  logprob_ = [](absl::Span<const TokenId>, TokenId target) {
+    return FakeLogprob(target);
+  };
+}
+
+void FakeModel::FailStep(int64_t n, absl::Status status) {
+  std::lock_guard lock(mutex_);
+  failures_[n] = std::move(status);
+}
+
+void FakeModel::ThrowAtStep(int64_t n, std::string what) {
+  std::lock_guard lock(mutex_);
+  throws_[n] = std::move(what);
+}
+
+void FakeModel::Block() {
+  std::lock_guard lock(mutex_);
+  blocked_ = true;
+}
+
+void FakeModel::Release() {
+  std::lock_guard lock(mutex_);
+  blocked_ = false;
+  changed_.notify_all();
+}
+
+void FakeModel::WaitUntilBlocked() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return step_waits_; });
+}
+
+std::vector<RecordedStep> FakeModel::steps() const {
+  std::lock_guard lock(mutex_);
+  return steps_;
+}
+
+int64_t FakeModel::num_steps() const {
+  std::lock_guard lock(mutex_);
+  return static_cast<int64_t>(steps_.size());
+}
+
+std::unique_ptr<ModelRunner> FakeModel::MakeRunner() {
+  return std::make_unique<Runner>(*this);
+}
+
+absl::Status FakeModel::Enter(const StepInput& input) {
+  std::unique_lock lock(mutex_);
+  const int64_t n = static_cast<int64_t>(steps_.size());
+  steps_.push_back(Record(input));
+  step_waits_ = blocked_;
+  changed_.notify_all();
+  changed_.wait(lock, [this] { return !blocked_; });
+  step_waits_ = false;
+  if (auto it = throws_.find(n); it != throws_.end())
+    throw std::runtime_error(it->second);
+  if (auto it = failures_.find(n); it != failures_.end()) return it->second;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<StepResult>> FakeModel::Step(const StepInput& input) {
+  QUIRE_RETURN_IF_ERROR(Enter(input));
+  if (on_step_) on_step_(input);
+  std::vector<StepResult> results;
+  for (const StepItem& item : input.items) {
+    QUIRE_ASSIGN_OR_RETURN(StepResult result, Compute(item));
+    results.push_back(std::move(result));
+  }
+  return results;
+}
+
+absl::StatusOr<StepResult> FakeModel::Compute(const StepItem& item) {
+  QUIRE_ASSIGN_OR_RETURN(const std::vector<TokenId> sequence, WriteAndRead(item));
+  const absl::Span<const TokenId> all(sequence);
+  StepResult result{.id = item.id};
+  for (size_t i = 0; i < item.targets.size(); ++i) {
+    if (item.targets[i] == kNoTarget) continue;
+    result.scores.push_back(Score(all.first(static_cast<size_t>(item.begin) + i + 1),
+                                  item.targets[i], item.ranks, item.top_logprobs));
+  }
+  if (item.sample) result.sampled = Score(all, next_(all), false, item.top_logprobs);
+  return result;
+}
+
+absl::StatusOr<std::vector<TokenId>> FakeModel::WriteAndRead(const StepItem& item) {
+  const int64_t end = item.begin + static_cast<int64_t>(item.tokens.size());
+  if (item.tokens.empty() ||
+      static_cast<int64_t>(item.blocks.size()) * tokens_per_block_ < end ||
+      (!item.targets.empty() && item.targets.size() != item.tokens.size())) {
+    return absl::InternalError("fake runner: malformed item");
+  }
+  std::vector<TokenId> sequence;
+  for (int64_t position = 0; position < end; ++position) {
+    const auto slot = std::make_pair(item.blocks[position / tokens_per_block_],
+                                     static_cast<int32_t>(position % tokens_per_block_));
+    if (position >= item.begin) {
+      cache_[slot] = {item.id, item.tokens[position - item.begin]};
+    }
+    const auto found = cache_.find(slot);
+    if (found == cache_.end() || found->second.owner != item.id) {
+      return absl::InternalError(
+          absl::StrCat("fake runner: position ", position, " is not in the cache"));
+    }
+    sequence.push_back(found->second.token);
+  }
+  return sequence;
+}
+
+TokenScore FakeModel::Score(absl::Span<const TokenId> prefix, TokenId target, bool ranks,
+                            int32_t top) const {
+  TokenScore score{.token = target,
+                   .logprob = logprob_(prefix, target),
+                   .rank = ranks ? FakeRank(target) : 0};
+  for (TokenId i = 0; i < std::min(top, vocab_size_); ++i) {
+    score.top.push_back({i, -0.125f * static_cast<float>(1 + i)});
+  }
+  return score;
+}
+
+}  // namespace quire

@@ -1,0 +1,111 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "core/step/step.h"
+
+namespace quire {
+
+// A StepItem and a StepInput that own what they show.
+struct RecordedItem {
+  RequestId id{};
+  Position begin = 0;
+  std::vector<TokenId> tokens;
+  std::vector<BlockId> blocks;
+  bool sample = false;
+  SamplingParams sampling;
+  std::vector<TokenId> history;
+  int64_t sample_step = 0;
+  std::vector<TokenId> targets;
+  bool ranks = false;
+  int32_t top_logprobs = 0;
+};
+struct RecordedStep {
+  std::vector<RecordedItem> items;
+  std::vector<RequestId> released;
+};
+
+// A model without a network, for tests of everything above ModelRunner. The engine owns
+// the runner that MakeRunner returns; the test keeps the model, scripts it and looks into
+// it.
+//
+// It keeps a paged cache of tokens, written and read through each item's block table: a
+// wrong table, a gap or a block used by two sequences at once is kInternal and fails the
+// test's request. Thread-safe, except that the functions are set before the first step.
+class FakeModel {
+ public:
+  // The next token, from all tokens of the sequence so far. Default: the last one + 1,
+  // modulo vocab_size.
+  using NextToken = std::function<TokenId(absl::Span<const TokenId> sequence)>;
+  // ln P(target | prefix). Default: FakeLogprob(target).
+  using LogprobOf =
+      std::function<float(absl::Span<const TokenId> prefix, TokenId target)>;
+
+  explicit FakeModel(int32_t vocab_size = 100, int32_t tokens_per_block = 64);
+
+  void set_next(NextToken next) { next_ = std::move(next); }
+  void set_logprob(LogprobOf logprob) { logprob_ = std::move(logprob); }
+  // Called at the start of every step, e.g. to advance a FakeClock or to cancel a
+  // request.
+  void set_on_step(std::function<void(const StepInput&)> on_step) {
+    on_step_ = std::move(on_step);
+  }
+
+  // The n-th call of Step from the start (0: the first) returns this, or throws it.
+  void FailStep(int64_t n, absl::Status status);
+  void ThrowAtStep(int64_t n, std::string what);
+
+  // Steps wait, before they do anything, from Block until Release.
+  void Block();
+  void Release();
+  void WaitUntilBlocked();  // until a step waits
+
+  std::vector<RecordedStep> steps() const;
+  int64_t num_steps() const;
+
+  std::unique_ptr<ModelRunner> MakeRunner();
+
+ private:
+  class Runner;
+  absl::StatusOr<std::vector<StepResult>> Step(const StepInput& input);
+  absl::Status Enter(const StepInput& input);
+  absl::StatusOr<StepResult> Compute(const StepItem& item);
+  absl::StatusOr<std::vector<TokenId>> WriteAndRead(const StepItem& item);
+  TokenScore Score(absl::Span<const TokenId> prefix, TokenId target, bool ranks,
+                   int32_t top) const;
+
+  const int32_t vocab_size_;
+  const int32_t tokens_per_block_;
+  NextToken next_;
+  LogprobOf logprob_;
+  std::function<void(const StepInput&)> on_step_;
+
+  struct CacheSlot {
+    RequestId owner{};
+    TokenId token = 0;
+  };
+  std::map<std::pair<BlockId, int32_t>, CacheSlot> cache_;  // used by Step only
+
+  mutable std::mutex mutex_;  // guards all below
+  std::condition_variable changed_;
+  bool blocked_ = false;
+  bool step_waits_ = false;
+  std::map<int64_t, absl::Status> failures_;
+  std::map<int64_t, std::string> throws_;
+  std::vector<RecordedStep> steps_;
+};
+
+// The default model's numbers: logprob -(1 + target % 8) / 8, rank 1 + target % 8; the
+// i-th alternative (from 0) is token i with logprob -(1 + i) / 8.
+float FakeLogprob(TokenId target);
+int32_t FakeRank(TokenId target);
+
+}  // namespace quire

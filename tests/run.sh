@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Sets the machine up, builds everything and runs all tests; ends with ctest's summary.
+#
+#   bash tests/run.sh [--preset PRESET] [CTEST OPTION...]
+#
+# PRESET         cpu-release (default), cpu-debug, cpu-asan or cpu-tsan
+# CTEST OPTION   passed on, for example -R sampler or -L lint
+#
+# Exit code: 0 all tests passed, else not 0. QUIRE_JOBS as in deploy/build.sh.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../deploy/common.sh"
+
+# The build runs test binaries too, to list their tests, so this holds from the start.
+set_sanitizer_options() {
+  local dir="$repo_dir/tests/sanitizers"
+  export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
+  export LSAN_OPTIONS="suppressions=$dir/lsan.supp:print_suppressions=0${LSAN_OPTIONS:+:$LSAN_OPTIONS}"
+  export UBSAN_OPTIONS="print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"
+  export TSAN_OPTIONS="suppressions=$dir/tsan.supp:ignore_noninstrumented_modules=1:second_deadlock_stack=1${TSAN_OPTIONS:+:$TSAN_OPTIONS}"
+}
+
+main() {
+  local preset="cpu-release"
+  case "${1:-}" in
+    --help | -h) print_help && exit 0 ;;
+    --preset)
+      preset="${2:?--preset wants a name}"
+      shift 2
+      ;;
+  esac
+  # GCC 12's ThreadSanitizer cannot live with the address randomisation of newer kernels.
+  if [[ "$preset" == cpu-tsan && "${QUIRE_FIXED_ADDRESSES:-}" != 1 ]]; then
+    exec env QUIRE_FIXED_ADDRESSES=1 setarch "$(uname -m)" -R bash "$0" --preset "$preset" "$@"
+  fi
+  set_sanitizer_options
+  bash "$deploy_dir/build.sh" --preset "$preset"
+  cd "$repo_dir"
+  export QUIRE_BASE_DIR="$repo_dir/.deps/base"
+  ctest --preset "$preset" -j 2 "$@"
+}
+
+main "$@"

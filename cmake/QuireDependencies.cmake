@@ -1,6 +1,5 @@
 # Debian packages first; LibTorch last, as an imported target of the unpacked wheel.
 find_package(Threads REQUIRED)
-find_package(PkgConfig REQUIRED)
 find_package(absl REQUIRED)
 find_package(Protobuf REQUIRED)
 find_package(gRPC CONFIG REQUIRED)
@@ -8,7 +7,6 @@ find_package(prometheus-cpp CONFIG REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(OpenMP REQUIRED)
-pkg_check_modules(hwy REQUIRED IMPORTED_TARGET libhwy)
 find_program(QUIRE_PROTOC protoc REQUIRED)
 find_program(QUIRE_GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
 find_program(QUIRE_CARGO cargo REQUIRED)
@@ -28,5 +26,5 @@ target_include_directories(quire_torch SYSTEM INTERFACE
 target_compile_definitions(quire_torch INTERFACE AT_PER_OPERATOR_HEADERS)
 target_link_libraries(quire_torch INTERFACE
   "${QUIRE_TORCH_LIB_DIR}/libtorch_cpu.so" "${QUIRE_TORCH_LIB_DIR}/libc10.so")
-target_link_options(quire_torch INTERFACE
-  "LINKER:-rpath,${QUIRE_TORCH_LIB_DIR}" "LINKER:-rpath-link,${QUIRE_CUDART_LIB_DIR}")
+# CMake gives build trees the RPATH to these two, and takes it away on installing.
+target_link_options(quire_torch INTERFACE "LINKER:-rpath-link,${QUIRE_CUDART_LIB_DIR}")

@@ -8,6 +8,7 @@
 #
 # QUIRE_JOBS   compile jobs (default: one a core, fewer where memory is short)
 set -euo pipefail
+# shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 main() {

@@ -1,3 +1,5 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034  # the scripts use these
 # Sourced by the scripts of this folder and by tests/run.sh: paths and messages.
 deploy_dir="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 repo_dir="$(dirname "$deploy_dir")"

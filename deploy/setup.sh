@@ -14,6 +14,7 @@
 #                  (default: $XDG_CACHE_HOME/quire or ~/.cache/quire; about 1.3 GB)
 # Exit code: 0 ready; 1 something is missing or failed, said in the last line; 2 wrong usage.
 set -euo pipefail
+# shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 cache_dir="${QUIRE_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/quire}"
@@ -45,7 +46,7 @@ install_packages() {
   packages="$(missing_packages)"
   rust_is_new_enough || packages+=" cargo-web rustc-web"
   # shellcheck disable=SC2086
-  packages="$(echo $packages)"
+  packages="$(xargs <<<"$packages")"
   [[ -z "$packages" ]] && return
   if [[ "$(id -u)" != 0 ]]; then
     die "these Debian packages are missing and this is not root; run:

@@ -8,6 +8,7 @@
 #
 # Exit code: 0 all tests passed, else not 0. QUIRE_JOBS as in deploy/build.sh.
 set -euo pipefail
+# shellcheck source=../deploy/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../deploy/common.sh"
 
 # The build runs test binaries too, to list their tests, so this holds from the start.

@@ -39,11 +39,14 @@ struct TokenLogprob {
 // Chooses one token. Pure: the token depends only on the arguments, never on how the request
 // was batched or when. logits: [vocab]. history: the tokens that penalties look at, oldest
 // first. step: index of the token being generated, it decides the random draw with the seed.
-// Ties go to the smaller id. REQUIRES: params valid, logits not empty.
+// Ties go to the smaller id. Each of top-k, top-p and min-p looks at what the one before left.
+// A NaN logit counts as -inf: it is never chosen, here and below. When n-grams forbid every
+// token that has a probability they are not applied; when no token has one, 0 is returned.
+// REQUIRES: params valid, logits not empty.
 TokenId Sample(absl::Span<const float> logits, const SamplingParams& params,
                absl::Span<const TokenId> history, int64_t step);
 
-// log softmax(logits)[token], computed in double. REQUIRES: 0 <= token < vocab.
+// log softmax(logits)[token], computed in double; -inf for a NaN logit. REQUIRES: 0 <= token < vocab.
 float Logprob(absl::Span<const float> logits, TokenId token);
 
 // 1 + the number of tokens with a larger logit. REQUIRES: 0 <= token < vocab.

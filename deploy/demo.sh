@@ -83,8 +83,8 @@ start_server() {
 
 show_counters() {
   say "its own count, from http://$http_address/metrics:"
-  python3 -c 'import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode())' \
-    "http://$http_address/metrics" |
+  python3 -c 'import sys, urllib.request as request
+print(request.urlopen(sys.argv[1], timeout=10).read().decode())' "http://$http_address/metrics" |
     grep -E '^quire_(prompt_tokens|generated_tokens|requests)_total' | sed 's/^/  /' >&2
 }
 

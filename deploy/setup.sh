@@ -41,7 +41,7 @@ rust_is_new_enough() {
 }
 
 install_packages() {
-  command -v apt-get >/dev/null || die "there is no apt-get here; Debian 12 is what Quire is built on"
+  command -v apt-get >/dev/null || die "there is no apt-get here: Quire is built on Debian 12"
   local packages
   packages="$(missing_packages)"
   rust_is_new_enough || packages+=" cargo-web rustc-web"
@@ -160,7 +160,7 @@ prefix_is_whole() {  # prefix_is_whole PREFIX
 point_deps_to() {  # point_deps_to PREFIX; replaced in one step: builds may be running
   local link="$repo_dir/.deps"
   [[ "$(readlink -f "$link")" == "$(readlink -f "$1")" ]] && return
-  [[ ! -e "$link" || -L "$link" ]] || die "$link is in the way: it must be a link, which this script makes"
+  [[ ! -e "$link" || -L "$link" ]] || die "$link is in the way: this script makes a link there"
   ln -s "$1" "$link.$$" && mv -fT "$link.$$" "$link"
 }
 
@@ -170,14 +170,15 @@ main() {
     --help | -h) print_help && exit 0 ;;
     *) say "unknown option '$1'; see --help" && exit 2 ;;
   esac
-  [[ "$(uname -sm)" == "Linux x86_64" ]] || die "this is $(uname -sm); Quire is built on Linux x86_64"
+  [[ "$(uname -sm)" == "Linux x86_64" ]] ||
+    die "this is $(uname -sm); Quire is built on Linux x86_64"
   grep -qs '^VERSION_CODENAME=bookworm' /etc/os-release ||
     say "warning: this is not Debian 12 (bookworm), the only system that was tested"
   install_packages
 
   mkdir -p "$cache_dir" || die "the cache folder $cache_dir cannot be made; set QUIRE_CACHE_DIR"
   local locks_hash prefix
-  locks_hash="$(cat "$locks_dir/wheels.txt" "$locks_dir/base.sha256" "$wheels_py" | sha256sum | cut -c1-16)"
+  locks_hash="$(cat "$locks_dir"/{wheels.txt,base.sha256} "$wheels_py" | sha256sum | cut -c1-16)"
   prefix="$(cd "$cache_dir" && pwd)/prefix-$locks_hash"
   if ! prefix_is_whole "$prefix"; then
     exec 9>"$cache_dir/lock"

@@ -96,7 +96,9 @@ def unpack_wheel(path, parts, to):
         for info in archive.infolist():
             for pattern, folder in parts:
                 if not info.is_dir() and re.match(pattern, info.filename):
-                    name = os.path.join(folder, os.path.basename(info.filename)) if folder else info.filename
+                    name = info.filename
+                    if folder:
+                        name = os.path.join(folder, os.path.basename(name))
                     extract(archive, info, os.path.join(to, name))
                     names.append(name)
                     unmatched.pop(pattern, None)
@@ -111,7 +113,9 @@ def check_base(locks, to):
             wanted, name = line.split()
             found = sha256(os.path.join(to, "base", name))
             if found != wanted:
-                raise ValueError(f"base/{name} has sha256 {found}; deploy/locks/base.sha256 says {wanted}")
+                raise ValueError(
+                    f"base/{name} has sha256 {found}; deploy/locks/base.sha256 says {wanted}"
+                )
 
 
 def unpack(locks, folder, to):

@@ -14,10 +14,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/../deploy/common.sh"
 # The build runs test binaries too, to list their tests, so this holds from the start.
 set_sanitizer_options() {
   local dir="$repo_dir/tests/sanitizers"
-  export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
-  export LSAN_OPTIONS="suppressions=$dir/lsan.supp:print_suppressions=0${LSAN_OPTIONS:+:$LSAN_OPTIONS}"
-  export UBSAN_OPTIONS="print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"
-  export TSAN_OPTIONS="suppressions=$dir/tsan.supp:ignore_noninstrumented_modules=1:second_deadlock_stack=1${TSAN_OPTIONS:+:$TSAN_OPTIONS}"
+  export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1:${ASAN_OPTIONS:-}"
+  export LSAN_OPTIONS="suppressions=$dir/lsan.supp:print_suppressions=0:${LSAN_OPTIONS:-}"
+  export UBSAN_OPTIONS="print_stacktrace=1:${UBSAN_OPTIONS:-}"
+  local tsan="suppressions=$dir/tsan.supp:ignore_noninstrumented_modules=1"
+  export TSAN_OPTIONS="$tsan:second_deadlock_stack=1:${TSAN_OPTIONS:-}"
 }
 
 main() {

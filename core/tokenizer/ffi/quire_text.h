@@ -1,8 +1,8 @@
 #pragma once
 
-// The C ABI of the Rust crate in this folder (tokenizers, minijinja). Only tokenizer.cc and
-// chat_template.cc include it. Strings are (pointer, size) pairs, may hold NUL bytes, and are
-// not copied unless said. No panic and no exception crosses it.
+// The C ABI of the Rust crate in this folder (tokenizers, minijinja). Only tokenizer.cc
+// and chat_template.cc include it. Strings are (pointer, size) pairs, may hold NUL bytes,
+// and are not copied unless said. No panic and no exception crosses it.
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -65,7 +65,8 @@ int32_t quire_tokenizer_decode(const QuireTokenizer* tokenizer, const uint32_t* 
                                QuireTextBytes* error);
 
 // The id of a token by its text, or -1.
-int64_t quire_tokenizer_token_to_id(const QuireTokenizer* tokenizer, QuireTextSlice token);
+int64_t quire_tokenizer_token_to_id(const QuireTokenizer* tokenizer,
+                                    QuireTextSlice token);
 
 // A view of tables that live as long as the tokenizer.
 typedef struct QuireVocabulary {

@@ -1,0 +1,97 @@
+#include "client/score_batch.h"
+
+#include <utility>
+
+#include "client/score_pieces.h"
+
+namespace quire::client {
+namespace {
+
+constexpr char kOnlyText[] = "text";  // the id of a call that carries one text
+
+absl::Status CallEnded() {
+  return absl::AbortedError("the call has ended; Next() says why");
+}
+
+// The event of a ScoreBatch call as Score has it; false: it is an error.
+bool MoveEvent(v1::ScoreBatchResponse& from, v1::ScoreResponse* to) {
+  to->Clear();
+  if (from.has_progress()) to->mutable_progress()->Swap(from.mutable_progress());
+  if (from.has_scores()) to->mutable_scores()->Swap(from.mutable_scores());
+  if (from.has_final()) to->mutable_final()->Swap(from.mutable_final());
+  return !from.has_error();
+}
+
+}  // namespace
+
+ScoreBatchStream::ScoreBatchStream(CallState state,
+                                   v1::InferenceService::StubInterface& stub)
+    : state_(std::make_unique<CallState>(std::move(state))),
+      context_(state_->NewContext()),
+      attached_(std::make_unique<AttachedContext>(state_->cancel(), *context_)),
+      stream_(stub.ScoreBatch(context_.get())) {}
+
+ScoreBatchStream::ScoreBatchStream(CallState state, absl::Status error)
+    : state_(std::make_unique<CallState>(std::move(state))), end_(std::move(error)) {}
+
+ScoreBatchStream::~ScoreBatchStream() {
+  if (stream_ == nullptr || end_) return;
+  context_->TryCancel();
+  stream_->Finish();
+}
+
+absl::Status ScoreBatchStream::Send(const std::string& id,
+                                    const v1::ScoreRequest& request) {
+  if (stream_ == nullptr) return CallEnded();
+  ScorePieces pieces(id, request);
+  while (auto piece = pieces.Next()) {
+    if (!stream_->Write(*piece)) return CallEnded();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ScoreBatchStream::Done() {
+  if (stream_ == nullptr || !stream_->WritesDone()) return CallEnded();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::optional<v1::ScoreBatchResponse>> ScoreBatchStream::Next() {
+  if (!end_) {
+    if (v1::ScoreBatchResponse response; stream_->Read(&response)) return response;
+    end_ = state_->Finish(stream_->Finish(), *context_);
+  }
+  if (!end_->ok()) return *end_;
+  return std::optional<v1::ScoreBatchResponse>();
+}
+
+PiecedScoreReader::PiecedScoreReader(grpc::ClientContext* context,
+                                     v1::InferenceService::StubInterface& stub,
+                                     const v1::ScoreRequest& request)
+    : stream_(stub.ScoreBatch(context)) {
+  ScorePieces pieces(kOnlyText, request);
+  while (auto piece = pieces.Next()) {
+    // A refused write means that the call is over; reading says why.
+    if (!stream_->Write(*piece)) return;
+  }
+  stream_->WritesDone();
+}
+
+bool PiecedScoreReader::Read(v1::ScoreResponse* response) {
+  v1::ScoreBatchResponse event;
+  if (!stream_->Read(&event)) return false;
+  if (MoveEvent(event, response)) return true;
+  error_ = grpc::Status(static_cast<grpc::StatusCode>(event.error().code()),
+                        event.error().message());
+  return false;
+}
+
+grpc::Status PiecedScoreReader::Finish() {
+  // Finish wants the stream read to its end.
+  v1::ScoreBatchResponse rest;
+  while (!error_.ok() && stream_->Read(&rest)) {
+  }
+  grpc::Status status = stream_->Finish();
+  return status.ok() ? error_ : status;
+}
+
+}  // namespace quire::client

@@ -6,7 +6,6 @@ find_package(gRPC CONFIG REQUIRED)
 find_package(prometheus-cpp CONFIG REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)
-find_package(OpenMP REQUIRED)
 find_program(QUIRE_PROTOC protoc REQUIRED)
 find_program(QUIRE_GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
 find_program(QUIRE_CARGO cargo REQUIRED)
@@ -23,8 +22,11 @@ file(REAL_PATH "${QUIRE_DEPS_DIR}/nvidia/cu13/lib" QUIRE_CUDART_LIB_DIR)
 add_library(quire_torch INTERFACE)
 target_include_directories(quire_torch SYSTEM INTERFACE
   "${QUIRE_TORCH_DIR}/include" "${QUIRE_TORCH_DIR}/include/torch/csrc/api/include")
+# ATen's parallel_for is OpenMP in the caller; its own libgomp, so that there is one thread pool.
+target_compile_options(quire_torch INTERFACE -fopenmp)
 target_compile_definitions(quire_torch INTERFACE AT_PER_OPERATOR_HEADERS)
 target_link_libraries(quire_torch INTERFACE
-  "${QUIRE_TORCH_LIB_DIR}/libtorch_cpu.so" "${QUIRE_TORCH_LIB_DIR}/libc10.so")
+  "${QUIRE_TORCH_LIB_DIR}/libtorch_cpu.so" "${QUIRE_TORCH_LIB_DIR}/libc10.so"
+  "${QUIRE_TORCH_LIB_DIR}/libgomp.so.1")
 # CMake gives build trees the RPATH to these two, and takes it away on installing.
 target_link_options(quire_torch INTERFACE "LINKER:-rpath-link,${QUIRE_CUDART_LIB_DIR}")

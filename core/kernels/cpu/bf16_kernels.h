@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/base/types.h"
+
+// The AVX512-BF16 kernels behind core/kernels/kernels.h: raw pointers, no threads, no
+// allocation; callers split the work and own the scratch memory. Call only where
+// HasFastBFloat16(). bfloat16 values are passed as their bits.
+namespace quire::kernels::bf16 {
+
+// ---------------------------------------------------------------- linear layers
+// A weight [out, in] is kept as ceil(out / 64) panels [in / 2][64][2], zero-padded; in is
+// even.
+
+int64_t PackedSize(int64_t out, int64_t in);  // values
+
+// Packs panels [first, last) of a float32 weight.
+void PackPanels(const float* weight, int64_t out, int64_t in, int64_t first, int64_t last,
+                uint16_t* packed);
+
+// packed row -> float32 [in]
+void UnpackRow(const uint16_t* packed, int64_t in, int64_t row, float* out);
+
+enum class Store : uint8_t { kBFloat16, kFloat32, kAddFloat32 };
+
+struct LinearArgs {
+  const uint16_t* x = nullptr;  // [rows, in]
+  const uint16_t* packed = nullptr;
+  const float* bias = nullptr;  // [out] or null
+  void* y = nullptr;            // [rows, out] of the stored type
+  int64_t rows = 0;
+  int64_t in = 0;
+  int64_t out = 0;
+  Store store = Store::kFloat32;
+};
+
+// Columns of panels [first, last).
+void LinearPanels(const LinearArgs& args, int64_t first, int64_t last);
+
+// ---------------------------------------------------------------- row by row; width % 16
+// == 0
+
+// gate_up [rows, 2 width] -> out [rows, width]
+void SiluMulRows(const uint16_t* gate_up, int64_t rows, int64_t width, uint16_t* out);
+// x, weight float32 -> out
+void RmsNormRows(const float* x, const float* weight, int64_t rows, int64_t width,
+                 float eps, uint16_t* out);
+
+// ---------------------------------------------------------------- attention
+struct AttentionArgs {
+  const uint16_t* q =
+      nullptr;  // [rows, D] of one key/value head: token t, query head r at t R + r
+  const uint16_t* k = nullptr;  // [num_blocks, G, B, D]
+  const uint16_t* v = nullptr;
+  const BlockId* blocks = nullptr;  // of the sequence
+  uint16_t* out = nullptr;          // [tokens, H, D]
+  int64_t head = 0;                 // which key/value head
+  int64_t kv_heads = 0;             // G
+  int64_t share = 1;                // R, query heads of a key/value head
+  int64_t head_dim = 0;             // D; a multiple of 64, at most kMaxHeadDim
+  int64_t block_tokens = 0;         // B; a multiple of 16
+  int64_t begin = 0;                // position of token 0 of q and out
+  float scale = 1;
+};
+inline constexpr int64_t kMaxHeadDim = 256;
+
+// Floats of scratch that PrefillRows needs for `rows` rows.
+int64_t PrefillScratchSize(int64_t rows, int64_t head_dim);
+
+// Rows [first, last): causal attention, FlashAttention's online softmax (Dao et al.,
+// arXiv 2205.14135) over blocks of 256 keys.
+void PrefillRows(const AttentionArgs& args, int64_t first, int64_t last, float* scratch);
+
+// One token's R rows over keys [first, last); a partial result: sum [R, D], maximum of
+// the scores (in units of log2) and sum of 2^(score - maximum) [R], to be merged by
+// MergeDecode.
+void DecodeKeys(const AttentionArgs& args, int64_t first, int64_t last, float* sum,
+                float* max, float* total);
+// parts: consecutive [R, D], [R], [R] results -> out of the token.
+void MergeDecode(const AttentionArgs& args, int64_t parts, const float* sum,
+                 const float* max, const float* total);
+
+}  // namespace quire::kernels::bf16

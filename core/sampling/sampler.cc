@@ -1,6 +1,7 @@
 #include "core/sampling/sampler.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <iterator>
@@ -13,6 +14,7 @@
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
 #include "core/sampling/counter_random.h"
+#include "core/sampling/fast_exp.h"
 
 namespace quire {
 namespace {
@@ -31,19 +33,38 @@ bool Better(const Scored& a, const Scored& b) {
 }
 
 struct Weighted {
-  double weight = 0;  // probability up to a common factor; the best token's is 1
+  double weight = 0;
   TokenId token = 0;
 };
 bool Heavier(const Weighted& a, const Weighted& b) {
   return a.weight > b.weight || (a.weight == b.weight && a.token < b.token);
 }
 
-Scored Best(absl::Span<const float> values) {
-  Scored best{kNegativeInfinity, 0};
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (values[i] > best.value) best = {values[i], static_cast<TokenId>(i)};
+constexpr size_t kLanes =
+    8;  // independent sums and maxima, which a compiler can vectorise
+
+// The largest value, NaN left out; -inf if there is none.
+float Largest(absl::Span<const float> values) {
+  std::array<float, kLanes> largest;
+  largest.fill(kNegativeInfinity);
+  size_t i = 0;
+  for (; i + kLanes <= values.size(); i += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      const float value = values[i + lane];
+      largest[lane] = value > largest[lane] ? value : largest[lane];
+    }
   }
-  return best;
+  float result = *std::max_element(largest.begin(), largest.end());
+  for (; i < values.size(); ++i) result = values[i] > result ? values[i] : result;
+  return result;
+}
+
+// The largest value and its smallest id; token 0 if all are NaN or -inf.
+Scored Best(absl::Span<const float> values) {
+  const float largest = Largest(values);
+  if (largest == kNegativeInfinity) return {largest, 0};
+  const auto at = std::find(values.begin(), values.end(), largest);
+  return {largest, static_cast<TokenId>(at - values.begin())};
 }
 
 // The k best, in no order. Keeps at most 2k that beat the k-th best so far, so one pass
@@ -125,44 +146,64 @@ absl::Span<const float> Adjusted(absl::Span<const float> logits,
   return storage;
 }
 
-// exp((logit - best) / temperature). With a best of +inf only its equals have any.
-double Weight(float logit, float best, double temperature) {
-  if (logit == best) return 1.0;
-  return std::exp((static_cast<double>(logit) - static_cast<double>(best)) / temperature);
-}
-
-// The tokens that top-k leaves, by id, those of weight 0 left out.
-std::vector<Weighted> Candidates(absl::Span<const float> logits, float best,
-                                 const SamplingParams& params) {
-  std::vector<Weighted> candidates;
-  const auto add = [&](float logit, TokenId token) {
-    const double weight = Weight(logit, best, params.temperature);
-    if (weight > 0) candidates.push_back({weight, token});  // NaN is not
-  };
-  const size_t k = static_cast<size_t>(params.top_k);
-  if (k == 0 || k >= logits.size()) {
-    candidates.reserve(logits.size());
-    for (size_t i = 0; i < logits.size(); ++i) add(logits[i], static_cast<TokenId>(i));
-    return candidates;
+double Sum(absl::Span<const double> values) {
+  std::array<double, kLanes> sums{};
+  size_t i = 0;
+  for (; i + kLanes <= values.size(); i += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) sums[lane] += values[i + lane];
   }
-  std::vector<Scored> kept = SelectBest(logits, k);
-  std::sort(kept.begin(), kept.end(),
-            [](const Scored& a, const Scored& b) { return a.token < b.token; });
-  for (const Scored& scored : kept) add(scored.value, scored.token);
-  return candidates;
+  for (; i < values.size(); ++i) sums[0] += values[i];
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
-double Total(absl::Span<const Weighted> candidates) {
-  return std::accumulate(
-      candidates.begin(), candidates.end(), 0.0,
-      [](double sum, const Weighted& candidate) { return sum + candidate.weight; });
+// exp((logits[i] - best) / temperature), 0 for NaN. If `best`, the largest logit, is
+// +inf, its equals share everything. REQUIRES: best > -inf.
+void Weights(absl::Span<const float> logits, float best, double temperature,
+             absl::Span<double> weights) {
+  if (std::isinf(best)) {
+    for (size_t i = 0; i < logits.size(); ++i) weights[i] = logits[i] == best ? 1.0 : 0.0;
+    return;
+  }
+  const double offset = best;
+  const double scale = 1.0 / temperature;
+  const float* const from = logits.data();
+  double* const to = weights.data();
+  for (size_t i = 0, n = logits.size(); i < n; ++i)
+    to[i] = FastExp((from[i] - offset) * scale);
+}
+
+// The tokens that may be drawn, by id, and their weights: probabilities up to a common
+// factor, the best token's is 1. A filter sets the weight of what it excludes to 0.
+struct Candidates {
+  std::vector<TokenId> tokens;
+  std::vector<double> weights;
+};
+
+Candidates TopK(absl::Span<const float> logits, float best,
+                const SamplingParams& params) {
+  Candidates candidates;
+  const size_t k = static_cast<size_t>(params.top_k);
+  std::vector<float> kept_logits;
+  if (k == 0 || k >= logits.size()) {
+    candidates.tokens.resize(logits.size());
+    std::iota(candidates.tokens.begin(), candidates.tokens.end(), 0);
+  } else {
+    for (const Scored& kept : SelectBest(logits, k))
+      candidates.tokens.push_back(kept.token);
+    std::sort(candidates.tokens.begin(), candidates.tokens.end());
+    for (const TokenId token : candidates.tokens) kept_logits.push_back(logits[token]);
+    logits = kept_logits;
+  }
+  candidates.weights.resize(logits.size());
+  Weights(logits, best, params.temperature, absl::MakeSpan(candidates.weights));
+  return candidates;
 }
 
 // The lightest token of the smallest set of heaviest tokens that weighs `needed` or more.
 // Halves the range that holds it by selection: linear time on average, nothing is sorted.
-Weighted LightestNeeded(std::vector<Weighted>& candidates, double needed) {
-  auto begin = candidates.begin();
-  auto end = candidates.end();
+Weighted LightestNeeded(std::vector<Weighted>& tokens, double needed) {
+  auto begin = tokens.begin();
+  auto end = tokens.end();
   while (end - begin > 1) {
     const auto middle = begin + (end - begin) / 2;
     std::nth_element(begin, middle, end, Heavier);
@@ -178,48 +219,59 @@ Weighted LightestNeeded(std::vector<Weighted>& candidates, double needed) {
   return *begin;
 }
 
-// Leaves the smallest set of heaviest tokens whose share is top_p or more (Holtzman et
-// al., arXiv 1904.09751), still by id.
-void CutTopP(float top_p, std::vector<Weighted>& candidates) {
+// Keeps the smallest set of heaviest tokens whose share is top_p or more (Holtzman et
+// al., arXiv 1904.09751).
+void CutTopP(float top_p, Candidates& candidates) {
   if (top_p >= 1.0f) return;
-  const double total = Total(candidates);
+  const absl::Span<double> weights = absl::MakeSpan(candidates.weights);
+  const double total = Sum(weights);
   // All tokens lighter than this together weigh less than 1 - top_p: none is needed.
-  const double negligible =
-      total * (1.0 - top_p) / static_cast<double>(candidates.size());
+  const double negligible = total * (1.0 - top_p) / static_cast<double>(weights.size());
   std::vector<Weighted> likely;
-  std::copy_if(candidates.begin(), candidates.end(), std::back_inserter(likely),
-               [&](const Weighted& candidate) { return candidate.weight >= negligible; });
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i] >= negligible) likely.push_back({weights[i], candidates.tokens[i]});
+  }
   const Weighted last = LightestNeeded(likely, total * top_p);
-  candidates.erase(std::remove_if(candidates.begin(), candidates.end(),
-                                  [&](const Weighted& c) { return Heavier(last, c); }),
-                   candidates.end());
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (Heavier(last, {weights[i], candidates.tokens[i]})) weights[i] = 0;
+  }
 }
 
-// Nguyen et al., arXiv 2407.01082: at least min_p times the best token's probability.
-void CutMinP(float min_p, std::vector<Weighted>& candidates) {
-  candidates.erase(std::remove_if(candidates.begin(), candidates.end(),
-                                  [&](const Weighted& c) { return c.weight < min_p; }),
-                   candidates.end());
+// Keeps what is at least min_p times as probable as the best token (Nguyen et al., arXiv
+// 2407.01082).
+void CutMinP(float min_p, Candidates& candidates) {
+  if (min_p == 0.0f) return;
+  for (double& weight : candidates.weights) weight = weight >= min_p ? weight : 0.0;
 }
 
 // The token under `point` in [0, 1) when the weights are laid side by side by id.
-TokenId Draw(absl::Span<const Weighted> candidates, double point) {
-  const double target = point * Total(candidates);
+TokenId Draw(const Candidates& candidates, double point) {
+  const absl::Span<const double> weights(candidates.weights);
+  const double target = point * Sum(weights);
   double sum = 0;
-  for (const Weighted& candidate : candidates) {
-    sum += candidate.weight;
-    if (sum > target) return candidate.token;
+  size_t last = 0;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i] == 0) continue;
+    last = i;
+    sum += weights[i];
+    if (sum > target) break;
   }
-  return candidates.back().token;  // rounding of point * total
+  return candidates.tokens[last];
 }
 
-// ln of the sum of exp(logit - best).
+// ln of the sum of exp(logit - best); 0 when no logit is above -inf.
 double LogTotal(absl::Span<const float> logits, float best) {
+  constexpr size_t kPiece = 512;
+  std::array<double, kPiece> weights;
   double total = 0;
-  for (const float logit : logits) {
-    if (!std::isnan(logit)) total += Weight(logit, best, 1.0);
+  for (size_t begin = 0; begin < logits.size() && best > kNegativeInfinity;
+       begin += kPiece) {
+    const absl::Span<const float> piece = logits.subspan(begin, kPiece);
+    const absl::Span<double> piece_weights(weights.data(), piece.size());
+    Weights(piece, best, 1.0, piece_weights);
+    total += Sum(piece_weights);
   }
-  return std::log(total);
+  return total == 0 ? 0 : std::log(total);
 }
 
 float LogprobGiven(float logit, float best, double log_total) {
@@ -270,7 +322,7 @@ TokenId Sample(absl::Span<const float> logits, const SamplingParams& params,
   const absl::Span<const float> adjusted = Adjusted(logits, params, history, storage);
   const Scored best = Best(adjusted);
   if (params.temperature == 0 || best.value == kNegativeInfinity) return best.token;
-  std::vector<Weighted> candidates = Candidates(adjusted, best.value, params);
+  Candidates candidates = TopK(adjusted, best.value, params);
   CutTopP(params.top_p, candidates);
   CutMinP(params.min_p, candidates);
   return Draw(candidates, UniformAt(params.seed, step));

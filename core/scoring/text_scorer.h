@@ -13,14 +13,15 @@
 namespace quire {
 
 struct TextScoreOptions {
-  int32_t overlap_tokens = 0;  // between windows, 1 .. context_tokens - 1; 0: a quarter of it
+  int32_t overlap_tokens =
+      0;  // between windows, 1 .. context_tokens - 1; 0: a quarter of it
   int32_t top_logprobs = 0;
   bool ranks = false;
   absl::Time deadline = absl::InfiniteFuture();
 };
 
 struct ScoreProgress {
-  int64_t done_tokens = 0;     // of this window
+  int64_t done_tokens = 0;  // of this window
   int64_t total_tokens = 0;
   int32_t window = 1;
   int32_t windows = 1;
@@ -32,16 +33,17 @@ class TextScoreObserver {
  public:
   virtual ~TextScoreObserver() = default;
   virtual absl::Status OnProgress(const ScoreProgress& progress) = 0;
-  // scores[i] belongs to token first_token + i; every token is reported exactly once, in order;
-  // at most kMaxScoreBlock at a time. The very first token of the text has no probability:
-  // logprob NaN, rank 0, no alternatives.
-  virtual absl::Status OnScores(int64_t first_token, absl::Span<const TokenScore> scores) = 0;
+  // scores[i] belongs to token first_token + i; every token is reported exactly once, in
+  // order; at most kMaxScoreBlock at a time. The very first token of the text has no
+  // probability: logprob NaN, rank 0, no alternatives.
+  virtual absl::Status OnScores(int64_t first_token,
+                                absl::Span<const TokenScore> scores) = 0;
 };
 
 inline constexpr int32_t kMaxScoreBlock = 4096;
 
 struct TextScoreResult {
-  double logprob = 0;          // sum over the scored tokens
+  double logprob = 0;  // sum over the scored tokens
   int64_t scored_tokens = 0;
   int32_t windows = 1;
   int32_t overlap_tokens = 0;  // 0 if one window was enough
@@ -49,11 +51,12 @@ struct TextScoreResult {
   Timings timings;
 };
 
-// The probability of every token of a text of any length. Texts longer than context_tokens are
-// read in windows that overlap; each token is scored once, in the first window that reaches it
-// with its context. Memory does not grow with the text: the next window is submitted when the
-// observer has taken the one before. Blocks the calling thread.
-// Errors: kInvalidArgument (fewer than 1 token, overlap out of range), the engine's, the observer's.
+// The probability of every token of a text of any length. Texts longer than
+// context_tokens are read in windows that overlap; each token is scored once, in the
+// first window that reaches it with its context. Memory does not grow with the text: the
+// next window is submitted when the observer has taken the one before. Blocks the calling
+// thread. Errors: kInvalidArgument (fewer than 1 token, overlap out of range), the
+// engine's, the observer's.
 absl::StatusOr<TextScoreResult> ScoreText(Engine& engine, int32_t context_tokens,
                                           absl::Span<const TokenId> tokens,
                                           const TextScoreOptions& options,

@@ -1,0 +1,135 @@
+#include "core/scoring/text_scorer.h"
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/check.h"
+#include "core/base/status_macros.h"
+#include "core/engine/request_stream.h"
+
+namespace quire {
+namespace {
+
+// Tokens [begin, end) are read, those from `first` on are scored.
+struct Window {
+  int64_t begin = 0;
+  int64_t first = 0;
+  int64_t end = 0;
+};
+
+absl::StatusOr<int32_t> Overlap(int32_t requested, int32_t context_tokens) {
+  if (requested == 0) return std::max(1, context_tokens / 4);
+  if (requested >= 1 && requested < context_tokens) return requested;
+  return absl::InvalidArgumentError(absl::StrCat("overlap_tokens is ", requested,
+                                                 "; it must be in [1, ", context_tokens,
+                                                 "), below the context"));
+}
+
+class Scorer {
+ public:
+  Scorer(Engine& engine, absl::Span<const TokenId> tokens,
+         const TextScoreOptions& options, Cancellation* cancellation,
+         TextScoreObserver& observer)
+      : engine_(engine),
+        tokens_(tokens),
+        options_(options),
+        cancellation_(cancellation),
+        observer_(observer) {}
+
+  absl::StatusOr<TextScoreResult> Run(int32_t context_tokens, int32_t overlap) {
+    const int64_t size = static_cast<int64_t>(tokens_.size());
+    const int64_t stride = context_tokens - overlap;
+    const int64_t beyond = std::max<int64_t>(0, size - context_tokens);
+    result_.windows = static_cast<int32_t>(1 + (beyond + stride - 1) / stride);
+    result_.overlap_tokens = result_.windows > 1 ? overlap : 0;
+    QUIRE_RETURN_IF_ERROR(ReportFirstToken());
+    if (size == 1) return std::move(result_);
+    for (int32_t index = 0; index < result_.windows; ++index) {
+      Window window{index * stride, 0, std::min(size, index * stride + context_tokens)};
+      window.first = index == 0 ? 1 : window.begin + overlap;
+      QUIRE_RETURN_IF_ERROR(RunWindow(window, index + 1));
+    }
+    return std::move(result_);
+  }
+
+ private:
+  // No token stands before it, so it has no probability.
+  absl::Status ReportFirstToken() {
+    TokenScore first;
+    first.token = tokens_[0];
+    first.logprob = std::numeric_limits<float>::quiet_NaN();
+    return observer_.OnScores(0, {&first, 1});
+  }
+
+  absl::Status RunWindow(const Window& window, int32_t number) {
+    const auto read = tokens_.subspan(window.begin, window.end - window.begin);
+    EngineRequest request;
+    request.work =
+        ScoreRequest{.tokens = {read.begin(), read.end()},
+                     .first = static_cast<int32_t>(window.first - window.begin),
+                     .top_logprobs = options_.top_logprobs,
+                     .ranks = options_.ranks};
+    request.deadline = options_.deadline;
+    QUIRE_ASSIGN_OR_RETURN(
+        const std::unique_ptr<RequestStream> stream,
+        RequestStream::Open(engine_, std::move(request), cancellation_));
+    int64_t next = window.first;
+    while (true) {
+      const RequestEvent event = stream->Next();
+      if (const auto* progress = std::get_if<PrefillProgress>(&event)) {
+        QUIRE_RETURN_IF_ERROR(observer_.OnProgress(
+            {progress->done_tokens, progress->total_tokens, number, result_.windows}));
+      } else if (const auto* scores = std::get_if<std::vector<TokenScore>>(&event)) {
+        QUIRE_RETURN_IF_ERROR(Report(next, *scores));
+        next += static_cast<int64_t>(scores->size());
+      } else if (const auto* finished = std::get_if<Finished>(&event)) {
+        result_.usage += finished->usage;
+        result_.timings += finished->timings;
+        QUIRE_RETURN_IF_ERROR(finished->status);
+        QUIRE_CHECK(next == window.end);
+        return absl::OkStatus();
+      }
+    }
+  }
+
+  absl::Status Report(int64_t first, absl::Span<const TokenScore> scores) {
+    for (const TokenScore& score : scores) result_.logprob += score.logprob;
+    result_.scored_tokens += static_cast<int64_t>(scores.size());
+    while (!scores.empty()) {
+      const auto block = scores.subspan(0, kMaxScoreBlock);
+      QUIRE_RETURN_IF_ERROR(observer_.OnScores(first, block));
+      first += static_cast<int64_t>(block.size());
+      scores.remove_prefix(block.size());
+    }
+    return absl::OkStatus();
+  }
+
+  Engine& engine_;
+  absl::Span<const TokenId> tokens_;
+  const TextScoreOptions& options_;
+  Cancellation* cancellation_;
+  TextScoreObserver& observer_;
+  TextScoreResult result_;
+};
+
+}  // namespace
+
+absl::StatusOr<TextScoreResult> ScoreText(Engine& engine, int32_t context_tokens,
+                                          absl::Span<const TokenId> tokens,
+                                          const TextScoreOptions& options,
+                                          Cancellation* cancellation,
+                                          TextScoreObserver& observer) {
+  QUIRE_CHECK(context_tokens >= 2);
+  if (tokens.empty()) {
+    return absl::InvalidArgumentError("tokens is empty; scoring needs at least 1 token");
+  }
+  QUIRE_ASSIGN_OR_RETURN(const int32_t overlap,
+                         Overlap(options.overlap_tokens, context_tokens));
+  return Scorer(engine, tokens, options, cancellation, observer)
+      .Run(context_tokens, overlap);
+}
+
+}  // namespace quire

@@ -16,7 +16,7 @@ struct MemoryPlanInput {
 };
 
 // How many cache blocks to make. Without a choice: half of the available memory, at most four
-// full context windows, at least one.
+// full context windows, at least one window, or what fits of it.
 // kInvalidArgument names kv_cache_bytes, the least that holds one block, and the value.
 // kResourceExhausted: not even one block fits the available memory.
 absl::StatusOr<KvGeometry> PlanKvCache(const ModelConfig& config, const MemoryPlanInput& input);

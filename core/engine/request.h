@@ -22,7 +22,8 @@ struct GenerateRequest {
   int32_t top_logprobs = 0;            // alternatives reported with each token, 0..kMaxTopLogprobs
 };
 
-// The probability of tokens[i] after tokens[..i), for i in [first, tokens.size()).
+// The probability of tokens[i] after tokens[..i), for i in [first, tokens.size()). The last token
+// is not computed and counts neither as progress nor in Usage: nothing is asked after it.
 struct ScoreRequest {
   std::vector<TokenId> tokens;         // at least 2, at most max_positions
   int32_t first = 1;                   // >= 1; what stands before is context only
@@ -41,7 +42,7 @@ struct EngineRequest {
 struct Usage {
   int64_t prompt_tokens = 0;           // computed or cached
   int64_t cached_tokens = 0;           // of these, found in the cache
-  int64_t generated_tokens = 0;
+  int64_t generated_tokens = 0;        // as many as were reported: without the stop token
   Usage& operator+=(const Usage& other);
   friend bool operator==(const Usage&, const Usage&) = default;
 };

@@ -1,0 +1,97 @@
+#include "core/engine/request_limits.h"
+
+#include <string_view>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+
+namespace quire {
+namespace {
+
+int64_t Size(const std::vector<TokenId>& tokens) {
+  return static_cast<int64_t>(tokens.size());
+}
+
+absl::Status CheckTokens(absl::string_view field, const std::vector<TokenId>& tokens,
+                         int64_t least, const ModelLimits& model) {
+  if (Size(tokens) < least) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        field, " has ", tokens.size(), " tokens; it must have at least ", least));
+  }
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] >= 0 && tokens[i] < model.vocab_size) continue;
+    return absl::InvalidArgumentError(absl::StrCat(field, "[", i, "] is ", tokens[i],
+                                                   "; it must be in [0, ",
+                                                   model.vocab_size, ")"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckTopLogprobs(int32_t top_logprobs) {
+  if (top_logprobs >= 0 && top_logprobs <= kMaxTopLogprobs) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "top_logprobs is ", top_logprobs, "; it must be in [0, ", kMaxTopLogprobs, "]"));
+}
+
+absl::Status CheckWork(const GenerateRequest& request, const ModelLimits& model) {
+  QUIRE_RETURN_IF_ERROR(CheckTokens("prompt", request.prompt, 1, model));
+  if (request.max_new_tokens < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_new_tokens is ", request.max_new_tokens, "; it must be >= 1"));
+  }
+  if (Size(request.prompt) + request.max_new_tokens > model.max_positions) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "prompt (", request.prompt.size(), " tokens) + max_new_tokens (",
+        request.max_new_tokens, ") is ", Size(request.prompt) + request.max_new_tokens,
+        "; it must be <= ", model.max_positions, ", the model's max_positions"));
+  }
+  QUIRE_RETURN_IF_ERROR(CheckTopLogprobs(request.top_logprobs));
+  return request.sampling.Validate();
+}
+
+absl::Status CheckWork(const ScoreRequest& request, const ModelLimits& model) {
+  QUIRE_RETURN_IF_ERROR(CheckTokens("tokens", request.tokens, 2, model));
+  if (Size(request.tokens) > model.max_positions) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tokens has ", request.tokens.size(), " tokens; it must have at most ",
+        model.max_positions, ", the model's max_positions"));
+  }
+  if (request.first < 1 || request.first >= Size(request.tokens)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "first is ", request.first, "; it must be in [1, ", request.tokens.size(), ")"));
+  }
+  return CheckTopLogprobs(request.top_logprobs);
+}
+
+}  // namespace
+
+int64_t PromptTokens(const EngineRequest& request) {
+  if (const auto* generate = std::get_if<GenerateRequest>(&request.work)) {
+    return Size(generate->prompt);
+  }
+  return Size(std::get<ScoreRequest>(request.work).tokens) - 1;
+}
+
+int64_t CacheTokens(const EngineRequest& request) {
+  const auto* generate = std::get_if<GenerateRequest>(&request.work);
+  return PromptTokens(request) + (generate == nullptr ? 0 : generate->max_new_tokens - 1);
+}
+
+absl::Status CheckRequest(const EngineRequest& request, const EngineOptions& options,
+                          absl::Time now) {
+  QUIRE_RETURN_IF_ERROR(std::visit(
+      [&](const auto& work) { return CheckWork(work, options.model); }, request.work));
+  if (request.deadline <= now) {
+    return absl::DeadlineExceededError(absl::StrCat(
+        "the deadline passed ", absl::FormatDuration(now - request.deadline), " ago"));
+  }
+  const int64_t needed = CacheTokens(request);
+  if (options.kv.BlocksFor(needed) > options.kv.num_blocks) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the request needs ", needed, " tokens of key/value cache; the cache has ",
+        options.kv.capacity_tokens()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace quire

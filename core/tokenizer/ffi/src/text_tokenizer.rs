@@ -39,6 +39,15 @@ pub struct EncodeOptions {
 pub struct Encoded {
     pub ids: Vec<u32>,
     pub spans: Vec<(usize, usize)>,
+    added: Vec<bool>, // by the post-processor: not from the text
+}
+
+impl Encoded {
+    fn push(&mut self, id: u32, span: (usize, usize), added: bool) {
+        self.ids.push(id);
+        self.spans.push(span);
+        self.added.push(added);
+    }
 }
 
 pub struct TextTokenizer {
@@ -90,7 +99,7 @@ impl TextTokenizer {
             let encoding = tokenizer.encode_fast(text, options.add_special);
             let encoding = encoding.map_err(|e| e.to_string())?;
             if options.parse_special || !self.has_special_from_text(&encoding) {
-                return Ok(Encoded { ids: encoding.get_ids().to_vec(), spans: Vec::new() });
+                return Ok(Encoded { ids: encoding.get_ids().to_vec(), ..Encoded::default() });
             }
         }
         let encoding = tokenizer.encode(text, options.add_special).map_err(|e| e.to_string())?;
@@ -128,8 +137,7 @@ impl TextTokenizer {
             if forged {
                 self.spell_out(id, span, &mut result);
             } else {
-                result.ids.push(id);
-                result.spans.push(span);
+                result.push(id, span, added[i] != 0);
             }
         }
         result
@@ -144,8 +152,7 @@ impl TextTokenizer {
         let token = self.parsing.id_to_token(id).unwrap_or_default();
         for c in token.chars() {
             for id in self.spell_char(c) {
-                result.ids.push(id);
-                result.spans.push(span);
+                result.push(id, span, false);
             }
         }
     }
@@ -170,22 +177,49 @@ impl TextTokenizer {
         text.bytes().filter_map(|byte| ordinary(&byte_token(byte)).or(self.unknown)).collect()
     }
 
-    /// The library gives every token of a split character that whole character. Where tokens
-    /// reproduce the text byte by byte, they get the bytes that they really stand for, so that
-    /// spans meet and never overlap.
+    /// Gives tokens the bytes that they really stand for, so that spans follow one another and
+    /// leave nothing out. The library gives every token of a split character that whole
+    /// character, the space that it puts before a text its first character, and a composed
+    /// character (NFC) only the first of those it was composed from. Where tokens do not
+    /// reproduce the text, its spans are kept, and may overlap.
     fn tighten(&self, text: &str, encoded: &mut Encoded) {
         let text = text.as_bytes();
         let mut cursor = 0;
-        for (&id, span) in encoded.ids.iter().zip(&mut encoded.spans) {
-            let token = self.vocabulary.token(id);
-            let end = cursor + token.len();
-            let touches = span.0 <= end && span.1 >= cursor;
-            if !token.is_empty() && touches && text[cursor..].starts_with(token) {
-                *span = (cursor, end);
+        let mut last: Option<usize> = None; // the last token that came from the text
+        for (i, &id) in encoded.ids.iter().enumerate() {
+            let library = encoded.spans[i];
+            if encoded.added[i] {
+                encoded.spans[i] = (cursor, cursor);
+                continue;
             }
-            cursor = cursor.max(span.1);
+            let token = self.vocabulary.token(id);
+            let span = exact_span(text, token, [cursor, cursor.max(library.0)])
+                .unwrap_or((library.0, library.1.max(cursor)));
+            encoded.spans[i] = span;
+            match last {
+                Some(last) if span.0 > cursor => encoded.spans[last].1 = span.0,
+                None => encoded.spans[i].0 = 0,
+                _ => {}
+            }
+            cursor = span.1;
+            last = Some(i);
+        }
+        if let Some(last) = last {
+            encoded.spans[last].1 = text.len();
         }
     }
+}
+
+/// Where `token` is in the text: at one of two places, else there without its first space.
+fn exact_span(text: &[u8], token: &[u8], places: [usize; 2]) -> Option<(usize, usize)> {
+    if token.is_empty() {
+        return None;
+    }
+    let find = |part: &[u8]| {
+        let at = places.into_iter().find(|&at| text[at..].starts_with(part))?;
+        Some((at, at + part.len()))
+    };
+    find(token).or_else(|| token.strip_prefix(b" ").and_then(find))
 }
 
 fn json_of(value: &impl serde::Serialize) -> Result<Value, String> {

@@ -11,7 +11,8 @@
 # 4. Unpacks them into a folder named by the locks' hash; .deps in the repository points to it.
 #
 # QUIRE_CACHE_DIR  where wheels and unpacked files are kept
-#                  (default: $XDG_CACHE_HOME/quire or ~/.cache/quire; about 1.3 GB)
+#                  (default: $XDG_CACHE_HOME/quire or ~/.cache/quire; about 1.3 GB; a prefix-*
+#                  folder of older locks that no checkout's .deps points to may be deleted)
 # Exit code: 0 ready; 1 something is missing or failed, said in the last line; 2 wrong usage.
 set -euo pipefail
 # shellcheck source=common.sh

@@ -152,7 +152,6 @@ main() {
   done
   printf '\n=== passed; seconds of each step\n'
   printf '%s\n' "${times[@]}"
-  say "size of the system afterwards: $(du -smx "$system" | cut -f1) MB"
 }
 
 main "$@"

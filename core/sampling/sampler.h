@@ -46,7 +46,8 @@ struct TokenLogprob {
 TokenId Sample(absl::Span<const float> logits, const SamplingParams& params,
                absl::Span<const TokenId> history, int64_t step);
 
-// log softmax(logits)[token], computed in double; -inf for a NaN logit. REQUIRES: 0 <= token < vocab.
+// log softmax(logits)[token], computed in double; -inf for a NaN logit.
+// REQUIRES: 0 <= token < vocab.
 float Logprob(absl::Span<const float> logits, TokenId token);
 
 // 1 + the number of tokens with a larger logit. REQUIRES: 0 <= token < vocab.

@@ -90,11 +90,10 @@ void RopeSequence(const Tensors& t, const HeadShape& shape, const RopeTable& rop
     const int64_t half = shape.head_dim / 2;
     for (int64_t i = first; i < last; ++i) {
       const int64_t position = sequence.begin + i;
-      const RopeArgs args = {shape, rope.cos.const_data_ptr<float>() + position * half,
-                             rope.sin.const_data_ptr<float>() + position * half,
-                             norm_eps};
-      RopeRow<T>(t, args, sequence.first_row + i,
-                 sequence.blocks[position / t.kv.block_tokens()],
+      const int64_t row = sequence.first_row + i;
+      const RopeArgs args = {shape, rope.cos.const_data_ptr<float>() + row * half,
+                             rope.sin.const_data_ptr<float>() + row * half, norm_eps};
+      RopeRow<T>(t, args, row, sequence.blocks[position / t.kv.block_tokens()],
                  position % t.kv.block_tokens());
     }
   });

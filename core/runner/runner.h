@@ -16,24 +16,26 @@ namespace quire {
 enum class ComputeType : uint8_t { kAuto, kFloat32, kBFloat16 };
 
 struct RunnerOptions {
-  ComputeType compute = ComputeType::kAuto;  // kAuto: bfloat16 where the CPU multiplies it faster
-  int64_t kv_cache_bytes = 0;                // 0: from free memory, see PlanKvCache
+  ComputeType compute =
+      ComputeType::kAuto;      // kAuto: bfloat16 where the CPU multiplies it faster
+  int64_t kv_cache_bytes = 0;  // 0: from free memory, see PlanKvCache
   int32_t tokens_per_block = 64;
-  int32_t threads = 0;                       // of one step; 0: as many as the CPU has cores
+  int32_t threads = 0;  // of one step; 0: as many as the CPU has cores
 };
 
 struct LoadedRunner {
   std::unique_ptr<ModelRunner> runner;
   KvGeometry kv;
   ComputeType compute = ComputeType::kFloat32;
-  int64_t weight_bytes = 0;                  // held by the runner
+  int64_t weight_bytes = 0;  // held by the runner
   int64_t kv_cache_bytes = 0;
 };
 
-// Reads, merges and converts the weights, and makes the cache. The weight file may be closed
-// after. kInvalidArgument / kNotFound name the tensor; kResourceExhausted: not enough memory;
-// NaN or infinite weights are kInvalidArgument.
-absl::StatusOr<LoadedRunner> LoadRunner(const ModelFiles& files, const RunnerOptions& options);
+// Reads, merges and converts the weights, and makes the cache. The weight file may be
+// closed after. kInvalidArgument / kNotFound name the tensor; kResourceExhausted: not
+// enough memory; NaN or infinite weights are kInvalidArgument.
+absl::StatusOr<LoadedRunner> LoadRunner(const ModelFiles& files,
+                                        const RunnerOptions& options);
 
 std::string_view ComputeTypeName(ComputeType type);
 

@@ -1,0 +1,155 @@
+#include "core/model/decoder.h"
+
+#include <cmath>
+
+#include "ATen/ops/empty.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "core/model/weight_map.h"
+
+namespace quire {
+namespace {
+
+kernels::HeadShape Shape(const ModelConfig& c) {
+  return {c.num_heads, c.num_kv_heads, c.head_dim};
+}
+
+}  // namespace
+
+Decoder::Decoder(const ModelConfig& config, at::ScalarType compute)
+    : config_(config), compute_(compute) {
+  for (const double f :
+       RopeInverseFrequencies(config.rope, config.head_dim, config.max_positions)) {
+    inverse_frequencies_.push_back(static_cast<float>(f));
+  }
+}
+
+absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const ModelConfig& config,
+                                                       const WeightSource& source,
+                                                       at::ScalarType compute) {
+  std::unique_ptr<Decoder> decoder(new Decoder(config, compute));
+  const WeightMap weights(source, config);
+  QUIRE_ASSIGN_OR_RETURN(decoder->embedding_,
+                         weights.Linear({{"model.embed_tokens", config.vocab_size}},
+                                        config.hidden_size, compute));
+  if (!config.tie_embeddings) {
+    QUIRE_ASSIGN_OR_RETURN(
+        decoder->head_,
+        weights.Linear({{"lm_head", config.vocab_size}}, config.hidden_size, compute));
+  }
+  QUIRE_ASSIGN_OR_RETURN(decoder->final_norm_,
+                         weights.Vector("model.norm.weight", config.hidden_size));
+  QUIRE_RETURN_IF_ERROR(decoder->LoadLayers(source));
+  return decoder;
+}
+
+absl::Status Decoder::LoadLayers(const WeightSource& source) {
+  const WeightMap weights(source, config_);
+  const ModelConfig& c = config_;
+  const int64_t q = int64_t{c.num_heads} * c.head_dim,
+                kv = int64_t{c.num_kv_heads} * c.head_dim;
+  const bool qkv_bias = c.qkv_bias || c.attention_bias;
+  for (int32_t i = 0; i < c.num_layers; ++i) {
+    const std::string p = absl::StrCat("model.layers.", i, ".");
+    const std::string attention = p + "self_attn.";
+    const std::string mlp = p + "mlp.";
+    Layer l;
+    QUIRE_ASSIGN_OR_RETURN(l.attention_norm,
+                           weights.Vector(p + "input_layernorm.weight", c.hidden_size));
+    QUIRE_ASSIGN_OR_RETURN(
+        l.mlp_norm, weights.Vector(p + "post_attention_layernorm.weight", c.hidden_size));
+    if (c.qk_norm) {
+      QUIRE_ASSIGN_OR_RETURN(l.q_norm,
+                             weights.Vector(attention + "q_norm.weight", c.head_dim));
+      QUIRE_ASSIGN_OR_RETURN(l.k_norm,
+                             weights.Vector(attention + "k_norm.weight", c.head_dim));
+    }
+    QUIRE_ASSIGN_OR_RETURN(l.qkv, weights.Linear({{attention + "q_proj", q, qkv_bias},
+                                                  {attention + "k_proj", kv, qkv_bias},
+                                                  {attention + "v_proj", kv, qkv_bias}},
+                                                 c.hidden_size, compute_));
+    QUIRE_ASSIGN_OR_RETURN(
+        l.output,
+        weights.Linear({{attention + "o_proj", c.hidden_size, c.attention_bias}}, q,
+                       compute_));
+    QUIRE_ASSIGN_OR_RETURN(
+        l.gate_up, weights.Linear({{mlp + "gate_proj", c.intermediate_size, c.mlp_bias},
+                                   {mlp + "up_proj", c.intermediate_size, c.mlp_bias}},
+                                  c.hidden_size, compute_));
+    QUIRE_ASSIGN_OR_RETURN(
+        l.down, weights.Linear({{mlp + "down_proj", c.hidden_size, c.mlp_bias}},
+                               c.intermediate_size, compute_));
+    layers_.push_back(std::move(l));
+  }
+  return absl::OkStatus();
+}
+
+kernels::RopeTable Decoder::Rope(absl::Span<const kernels::SequenceRows> sequences,
+                                 int64_t rows) const {
+  const int64_t half = config_.head_dim / 2;
+  kernels::RopeTable table = {at::empty({rows, half}, at::kFloat),
+                              at::empty({rows, half}, at::kFloat)};
+  const double factor = config_.rope.attention_factor;
+  for (const kernels::SequenceRows& s : sequences) {
+    for (int64_t i = 0; i < s.rows; ++i) {
+      const auto position = static_cast<float>(s.begin + i);
+      const int64_t at = (s.first_row + i) * half;
+      for (int64_t j = 0; j < half; ++j) {
+        // The angle is rounded to float32 as transformers rounds it.
+        const double angle = position * inverse_frequencies_[j];
+        table.cos.data_ptr<float>()[at + j] =
+            static_cast<float>(std::cos(angle) * factor);
+        table.sin.data_ptr<float>()[at + j] =
+            static_cast<float>(std::sin(angle) * factor);
+      }
+    }
+  }
+  return table;
+}
+
+void Decoder::RunLayer(const Layer& layer, const kernels::RopeTable& rope,
+                       absl::Span<const kernels::SequenceRows> sequences,
+                       kernels::PagedKv& kv, at::Tensor& residual) const {
+  const kernels::HeadShape shape = Shape(config_);
+  const float eps = config_.rms_norm_eps;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
+  const at::Tensor normed =
+      kernels::RmsNorm(residual, layer.attention_norm, eps, compute_);
+  const at::Tensor q =
+      kernels::RopeAndStore(layer.qkv.Apply(normed), shape, rope, layer.q_norm,
+                            layer.k_norm, eps, sequences, kv);
+  layer.output.AddTo(kernels::PagedAttention(q, kv, shape, sequences, scale), residual);
+  const at::Tensor mlp_in = kernels::RmsNorm(residual, layer.mlp_norm, eps, compute_);
+  layer.down.AddTo(kernels::SiluMul(layer.gate_up.Apply(mlp_in)), residual);
+}
+
+at::Tensor Decoder::Forward(absl::Span<const TokenId> tokens,
+                            absl::Span<const kernels::SequenceRows> sequences,
+                            KvCache& cache) const {
+  at::Tensor residual = embedding_.Rows(tokens);  // [T, E]
+  const kernels::RopeTable rope = Rope(sequences, residual.size(0));
+  for (int32_t i = 0; i < config_.num_layers; ++i) {
+    RunLayer(layers_[i], rope, sequences, cache.layer(i), residual);
+  }
+  return residual;
+}
+
+at::Tensor Decoder::Logits(const at::Tensor& hidden) const {
+  const at::Tensor normed =
+      kernels::RmsNorm(hidden, final_norm_, config_.rms_norm_eps, compute_);
+  return (config_.tie_embeddings ? embedding_ : head_).ApplyF32(normed);
+}
+
+int64_t Decoder::weight_bytes() const {
+  int64_t sum = embedding_.bytes() + (config_.tie_embeddings ? 0 : head_.bytes()) +
+                static_cast<int64_t>(final_norm_.nbytes());
+  for (const Layer& l : layers_) {
+    sum += l.qkv.bytes() + l.output.bytes() + l.gate_up.bytes() + l.down.bytes();
+    for (const at::Tensor* t : {&l.attention_norm, &l.mlp_norm, &l.q_norm, &l.k_norm}) {
+      if (t->defined()) sum += static_cast<int64_t>(t->nbytes());
+    }
+  }
+  return sum;
+}
+
+}  // namespace quire

@@ -1,0 +1,24 @@
+#include "core/model/kv_cache.h"
+
+#include "ATen/ops/empty.h"
+
+namespace quire {
+
+KvCache::KvCache(const ModelConfig& config, const KvGeometry& geometry,
+                 at::ScalarType type) {
+  const std::vector<int64_t> shape = {geometry.num_blocks, config.num_kv_heads,
+                                      geometry.tokens_per_block, config.head_dim};
+  for (int32_t i = 0; i < config.num_layers; ++i) {
+    layers_.push_back({at::empty(shape, type), at::empty(shape, type)});
+  }
+}
+
+int64_t KvCache::bytes() const {
+  int64_t sum = 0;
+  for (const kernels::PagedKv& l : layers_) {
+    sum += static_cast<int64_t>(l.k.nbytes() + l.v.nbytes());
+  }
+  return sum;
+}
+
+}  // namespace quire

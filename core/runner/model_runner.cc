@@ -1,0 +1,159 @@
+#include "core/runner/model_runner.h"
+
+#include <algorithm>
+#include <new>
+
+#include "ATen/Parallel.h"
+#include "ATen/ops/empty.h"
+#include "ATen/ops/index_select.h"
+#include "ATen/ops/logsumexp.h"
+#include "absl/strings/str_cat.h"
+#include "c10/core/InferenceMode.h"
+#include "c10/util/Exception.h"
+#include "core/base/status_macros.h"
+
+namespace quire {
+namespace {
+
+// Rows of logits that exist at a time while scoring: 64 x vocab x 4 bytes.
+constexpr int64_t kScoreRows = 64;
+
+absl::Span<const float> Row(const at::Tensor& logits, int64_t row) {
+  const auto vocab = static_cast<size_t>(logits.size(1));
+  return {logits.const_data_ptr<float>() + row * logits.size(1), vocab};
+}
+
+at::Tensor SelectRows(const at::Tensor& hidden, absl::Span<const int64_t> rows) {
+  at::Tensor index = at::empty({static_cast<int64_t>(rows.size())}, at::kLong);
+  std::copy(rows.begin(), rows.end(), index.data_ptr<int64_t>());
+  return at::index_select(hidden, 0, index);
+}
+
+TokenScore Score(absl::Span<const float> logits, float log_sum, TokenId token, bool rank,
+                 int32_t top) {
+  TokenScore score;
+  score.token = token;
+  score.logprob = logits[token] - log_sum;
+  if (rank) score.rank = Rank(logits, token);
+  if (top > 0) score.top = TopLogprobs(logits, top);
+  return score;
+}
+
+}  // namespace
+
+absl::Status CpuModelRunner::Check(const StepItem& item) const {
+  const ModelConfig& c = decoder_->config();
+  if (item.tokens.empty()) return absl::InvalidArgumentError("step item has no tokens");
+  const int64_t end = item.begin + static_cast<int64_t>(item.tokens.size());
+  if (item.begin < 0 || end > c.max_positions) {
+    return absl::InvalidArgumentError(absl::StrCat("step item covers positions ",
+                                                   item.begin, " to ", end,
+                                                   "; the model has ", c.max_positions));
+  }
+  if (static_cast<int64_t>(item.blocks.size()) < geometry_.BlocksFor(end)) {
+    return absl::InvalidArgumentError(absl::StrCat("step item has ", item.blocks.size(),
+                                                   " cache blocks; it needs ",
+                                                   geometry_.BlocksFor(end)));
+  }
+  for (const BlockId block : item.blocks) {
+    const auto id = static_cast<int32_t>(block);
+    if (id < 0 || id >= geometry_.num_blocks) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("cache block ", id, " is not in [0, ", geometry_.num_blocks, ")"));
+    }
+  }
+  if (!item.targets.empty() && item.targets.size() != item.tokens.size()) {
+    return absl::InvalidArgumentError(
+        "step item's targets are not as many as its tokens");
+  }
+  const auto in_vocab = [&](TokenId t) { return t >= 0 && t < c.vocab_size; };
+  if (!std::all_of(item.tokens.begin(), item.tokens.end(), in_vocab) ||
+      !std::all_of(item.targets.begin(), item.targets.end(),
+                   [&](TokenId t) { return t == kNoTarget || in_vocab(t); })) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("step item has a token that is not in [0, ", c.vocab_size, ")"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<StepResult>> CpuModelRunner::Step(const StepInput& input) {
+  for (const StepItem& item : input.items) QUIRE_RETURN_IF_ERROR(Check(item));
+  // The only place where what ATen throws is caught.
+  try {
+    const c10::InferenceMode inference;
+    return input.items.empty() ? std::vector<StepResult>() : Compute(input);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("out of memory while computing a step");
+  } catch (const c10::Error& error) {
+    const std::string what = error.what_without_backtrace();
+    // ATen's CPU allocator has no type of its own for this.
+    if (what.find("not enough memory") != std::string::npos) {
+      return absl::ResourceExhaustedError(what);
+    }
+    return absl::InternalError(what);
+  }
+}
+
+std::vector<StepResult> CpuModelRunner::Compute(const StepInput& input) {
+  std::vector<TokenId> tokens;
+  std::vector<kernels::SequenceRows> sequences;
+  std::vector<int64_t> last_rows;
+  for (const StepItem& item : input.items) {
+    sequences.push_back({static_cast<int64_t>(tokens.size()),
+                         static_cast<int64_t>(item.tokens.size()), item.begin,
+                         item.blocks});
+    tokens.insert(tokens.end(), item.tokens.begin(), item.tokens.end());
+    if (item.sample) last_rows.push_back(static_cast<int64_t>(tokens.size()) - 1);
+  }
+  const at::Tensor hidden = decoder_->Forward(tokens, sequences, *cache_);
+  std::vector<StepResult> results(input.items.size());
+  for (size_t i = 0; i < results.size(); ++i) {
+    results[i].id = input.items[i].id;
+    if (input.items[i].targets.empty()) continue;
+    ScoreTargets(input.items[i],
+                 hidden.narrow(0, sequences[i].first_row, sequences[i].rows), results[i]);
+  }
+  if (!last_rows.empty()) SampleRows(input, hidden, last_rows, results);
+  return results;
+}
+
+void CpuModelRunner::ScoreTargets(const StepItem& item, const at::Tensor& hidden,
+                                  StepResult& result) const {
+  std::vector<int64_t> rows;
+  for (size_t i = 0; i < item.targets.size(); ++i) {
+    if (item.targets[i] != kNoTarget) rows.push_back(static_cast<int64_t>(i));
+  }
+  result.scores.resize(rows.size());
+  for (size_t begin = 0; begin < rows.size(); begin += kScoreRows) {
+    const size_t count = std::min<size_t>(kScoreRows, rows.size() - begin);
+    const at::Tensor logits =
+        decoder_->Logits(SelectRows(hidden, absl::MakeSpan(rows).subspan(begin, count)));
+    const at::Tensor log_sums = at::logsumexp(logits, {1});
+    at::parallel_for(0, static_cast<int64_t>(count), 1, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        result.scores[begin + i] =
+            Score(Row(logits, i), log_sums.const_data_ptr<float>()[i],
+                  item.targets[rows[begin + i]], item.ranks, item.top_logprobs);
+      }
+    });
+  }
+}
+
+void CpuModelRunner::SampleRows(const StepInput& input, const at::Tensor& hidden,
+                                absl::Span<const int64_t> last_rows,
+                                std::vector<StepResult>& results) const {
+  const at::Tensor logits = decoder_->Logits(SelectRows(hidden, last_rows));
+  const at::Tensor log_sums = at::logsumexp(logits, {1});
+  int64_t row = 0;
+  for (size_t i = 0; i < results.size(); ++i) {
+    const StepItem& item = input.items[i];
+    if (!item.sample) continue;
+    const TokenId token =
+        Sample(Row(logits, row), item.sampling, item.history, item.sample_step);
+    results[i].sampled = Score(Row(logits, row), log_sums.const_data_ptr<float>()[row],
+                               token, item.ranks, item.top_logprobs);
+    ++row;
+  }
+}
+
+}  // namespace quire

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "core/model/decoder.h"
+#include "core/model/kv_cache.h"
+#include "core/runner/runner.h"
+
+namespace quire {
+
+// ModelRunner over a decoder on this machine's CPU.
+class CpuModelRunner final : public ModelRunner {
+ public:
+  CpuModelRunner(std::unique_ptr<Decoder> decoder, std::unique_ptr<KvCache> cache,
+                 const KvGeometry& geometry)
+      : decoder_(std::move(decoder)), cache_(std::move(cache)), geometry_(geometry) {}
+
+  absl::StatusOr<std::vector<StepResult>> Step(const StepInput& input) override;
+
+ private:
+  absl::Status Check(const StepItem& item) const;
+  std::vector<StepResult> Compute(const StepInput& input);
+  void ScoreTargets(const StepItem& item, const at::Tensor& hidden,
+                    StepResult& result) const;
+  void SampleRows(const StepInput& input, const at::Tensor& hidden,
+                  absl::Span<const int64_t> last_rows,
+                  std::vector<StepResult>& results) const;
+
+  const std::unique_ptr<Decoder> decoder_;
+  const std::unique_ptr<KvCache> cache_;
+  const KvGeometry geometry_;
+};
+
+}  // namespace quire

@@ -58,7 +58,10 @@ def frequencies(config):
         turns = length * plain / (2 * math.pi)
         keep = np.clip((turns - low) / (high - low), 0, 1)
         return (1 - keep) * plain / factor + keep * plain, 1.0
-    channel = lambda turns: dim * math.log(length / (2 * math.pi * turns)) / (2 * math.log(theta))
+
+    def channel(turns):
+        return dim * math.log(length / (2 * math.pi * turns)) / (2 * math.log(theta))
+
     first = max(math.floor(channel(rope.get("beta_fast", 32.0))), 0)
     last = min(math.ceil(channel(rope.get("beta_slow", 1.0))), dim - 1)
     stretched = np.clip((np.arange(dim // 2) - first) / max(last - first, 1e-3), 0, 1)
@@ -79,7 +82,10 @@ def rotate(x, angles, scale):
 
 def attention(x, linear, weights, prefix, config, angles, scale):
     tokens, dim = len(x), config["head_dim"]
-    heads = lambda name: linear(x, f"{prefix}.{name}").reshape(tokens, -1, dim)
+
+    def heads(name):
+        return linear(x, f"{prefix}.{name}").reshape(tokens, -1, dim)
+
     q, k, v = heads("q_proj"), heads("k_proj"), heads("v_proj")
     if f"{prefix}.q_norm.weight" in weights:
         q = norm(q, weights[f"{prefix}.q_norm.weight"], config["rms_norm_eps"])

@@ -1,4 +1,4 @@
-"""Makes every golden of this folder with transformers; README.md has the format and the commands."""
+"""Makes every golden of this folder with transformers; README.md has format and commands."""
 
 import argparse
 import json
@@ -6,7 +6,9 @@ import pathlib
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
+from transformers import AutoConfig
 
 import reference
 import tiny_models
@@ -30,49 +32,59 @@ def load_tiny(folder):
     options = {"dtype": torch.float32, "attn_implementation": "eager"}
     if (folder / "model.gguf").exists():
         options["gguf_file"] = "model.gguf"
-    config = json.loads((folder / "adapter_config.json").read_text()) if (
-        folder / "adapter_config.json").exists() else None
-    if config is None:
+    adapter = folder / "adapter_config.json"
+    if not adapter.exists():
         return AutoModelForCausalLM.from_pretrained(folder, **options).eval()
-    hide = folder / "adapter_config.json"  # transformers would load the adapter by itself
-    text = hide.read_text()
-    hide.unlink()
+    text = adapter.read_text()
+    adapter.unlink()  # transformers would load it by itself, unmerged
     try:
         base = AutoModelForCausalLM.from_pretrained(folder, **options)
     finally:
-        hide.write_text(text)
+        adapter.write_text(text)
     return PeftModel.from_pretrained(base, folder).merge_and_unload().eval()
 
 
-def plain_variant(folder, model):
-    """The same weights without what the folder is there to test, or None."""
-    from transformers import AutoConfig
-
+def without_feature(folder, model):
+    """(config, weights) of the same model less what the folder is there to test, or None."""
     config = AutoConfig.from_pretrained(folder)
     state = {name: t.clone() for name, t in model.state_dict().items()}
     if (folder / "adapter_config.json").exists():
-        from safetensors.torch import load_file
         state.update({n: t.float() for n, t in load_file(folder / "model.safetensors").items()})
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
-        return reference.build(config, state)
-    if config.rope_parameters["rope_type"] != "default":
-        config.rope_parameters = {"rope_type": "default",
-                                  "rope_theta": config.rope_parameters["rope_theta"]}
-        return reference.build(config, state)
+        return config, state
+    rope = config.rope_parameters
+    if rope["rope_type"] != "default":
+        config.rope_parameters = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
+        return config, state
     special = [n for n in state if n.endswith((".bias", "q_norm.weight", "k_norm.weight"))]
-    if not special:
-        return None
     for name in special:
-        state[name] = torch.zeros_like(state[name]) if "bias" in name else torch.ones_like(state[name])
-    return reference.build(config, state)
+        state[name].fill_(0.0 if name.endswith(".bias") else 1.0)
+    return (config, state) if special else None
 
 
-def check_gguf(folder, model):
-    """transformers' reading of the GGUF file against ours, weight for weight."""
-    state, _ = reference.load_gguf_llama(folder / "model.gguf")
+def effect_of_feature(folder, model, ids, logits):
+    """The largest change of a logit that the folder's special feature makes, or None."""
+    plain = without_feature(folder, model)
+    if plain is None:
+        return None
+    effect = float((reference.logits_of(reference.build(*plain), ids) - logits).abs().max())
+    if effect < MIN_EFFECT:
+        raise AssertionError(f"{folder.name}: what it tests moves the logits by {effect} only")
+    return effect
+
+
+def check_own_reading(folder, model):
+    """reference.py's reading, which the bundled models rest on, against transformers' and PEFT's."""
+    if (folder / "model.gguf").exists():
+        state, _ = reference.load_gguf_llama(folder / "model.gguf")
+    elif (folder / "adapter_config.json").exists():
+        state = reference.merge_lora(load_file(folder / "model.safetensors"), folder)
+    else:
+        return
+    theirs = model.state_dict()
     for name, values in state.items():
-        if not torch.equal(values, model.state_dict()[name]):
-            raise AssertionError(f"{name} differs from transformers' reading")
+        if not torch.allclose(values.float(), theirs[name], rtol=0, atol=1e-6):
+            raise AssertionError(f"{folder.name}: {name} is read differently")
 
 
 def make_tiny(name):
@@ -88,13 +100,10 @@ def make_tiny(name):
     else:
         raise RuntimeError(f"{name}: no seed gives greedy tokens without near ties")
     logits = reference.logits_of(model, ids)
-    if (folder / "model.gguf").exists():
-        check_gguf(folder, model)
-    plain = plain_variant(folder, model)
-    effect = float((reference.logits_of(plain, ids) - logits).abs().max()) if plain else None
-    if effect is not None and effect < MIN_EFFECT:
-        raise AssertionError(f"{name}: what it tests moves the logits by {effect} only")
-    reference.save_golden(folder / "golden.safetensors", input_ids=ids, logits=logits, greedy=tokens)
+    check_own_reading(folder, model)
+    effect = effect_of_feature(folder, model, ids, logits)
+    reference.save_golden(folder / "golden.safetensors",
+                          input_ids=ids, logits=logits, greedy=tokens)
     print(f"{name}: seed {seed}, |logits| <= {float(logits.abs().max()):.2f}, "
           f"least greedy margin {min(margins):.4f}, effect {effect}", flush=True)
 
@@ -103,7 +112,8 @@ def prompt_ids(folder, chat):
     text = (HERE / "prompts" / "moby_dick.txt").read_text().strip()
     if chat:
         text = ("<|im_start|>system\nYou are a careful reader of long documents.<|im_end|>\n"
-                f"<|im_start|>user\n{text}\n\nSummarize the document. Use about 100 words.<|im_end|>\n"
+                f"<|im_start|>user\n{text}\n\n"
+                "Summarize the document. Use about 100 words.<|im_end|>\n"
                 "<|im_start|>assistant\n")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     return tokenizer.encode(text, add_special_tokens=False).ids
@@ -116,7 +126,8 @@ def vocabulary_sample(size):
 
 def make_bundled(name, model, ids, positions):
     logits = reference.logits_of(model, ids)
-    next_logprobs = torch.log_softmax(logits[:-1].double(), -1).gather(1, torch.tensor(ids)[1:, None])
+    logprobs = torch.log_softmax(logits[:-1].double(), -1)
+    next_logprobs = logprobs.gather(1, torch.tensor(ids)[1:, None])[:, 0]
     at = logits[positions]
     top = at.topk(BUNDLED_TOP)
     sample = vocabulary_sample(logits.shape[1])
@@ -127,7 +138,7 @@ def make_bundled(name, model, ids, positions):
         folder / f"{name}.safetensors", input_ids=ids, positions=positions, vocab_ids=sample,
         logits=at[:, sample], logsumexp=torch.logsumexp(at.double(), -1), top_ids=top.indices,
         top_logits=top.values, prompt_logprob=[float(next_logprobs.sum())],
-        logprobs=next_logprobs[:, 0], greedy=tokens, greedy_margins=margins)
+        logprobs=next_logprobs, greedy=tokens, greedy_margins=margins)
     tokenizer = Tokenizer.from_file(str(MODELS / name.removesuffix("-base") / "tokenizer.json"))
     print(f"{name}: {len(ids)} tokens, |logits| <= {float(logits.abs().max()):.2f}, least greedy "
           f"margin {min(margins):.4f}, prompt logprob {float(next_logprobs.sum()):.4f}\n"
@@ -168,7 +179,10 @@ def main():
     parser.add_argument("--only", nargs="*", help="names of tiny models, or quire-19m, quire-135m")
     args = parser.parse_args()
     torch.manual_seed(0)
-    wanted = lambda name: args.only is None or name in args.only
+
+    def wanted(name):
+        return args.only is None or name in args.only
+
     for name in filter(wanted, tiny_models.SPECS):
         make_tiny(name)
     if wanted("quire-19m"):

@@ -43,19 +43,24 @@ def hf_name(name):
 def interleave_rows(weight, heads):
     """Hugging Face row order (halves i, i + d/2 of a head) -> GGUF order (2i, 2i + 1)."""
     rows, columns = weight.shape
-    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+    halves = weight.reshape(heads, 2, rows // heads // 2, columns)
+    return halves.swapaxes(1, 2).reshape(rows, columns)
 
 
 def separate_rows(weight, heads):
     """Undoes interleave_rows."""
     rows, columns = weight.shape
-    return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
+    pairs = weight.reshape(heads, rows // heads // 2, 2, columns)
+    return pairs.swapaxes(1, 2).reshape(rows, columns)
 
 
 def load_gguf_llama(path):
     """(state dict in fp32 under Hugging Face names, rope theta) of a Llama GGUF file."""
     reader = gguf.GGUFReader(path)
-    field = lambda key: reader.fields[key].contents()
+
+    def field(key):
+        return reader.fields[key].contents()
+
     heads = {"attn_q": field("llama.attention.head_count"),
              "attn_k": field("llama.attention.head_count_kv")}
     state = {}
@@ -87,7 +92,7 @@ def merge_lora(state, folder):
 
 
 def build(config, state, dtype=torch.float32, attention="eager"):
-    """A transformers model of that config with those weights, nothing missing, nothing left over."""
+    """A transformers model of that config with exactly those weights."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
@@ -125,19 +130,20 @@ def logits_of(model, ids):
 
 @torch.no_grad()
 def greedy(model, ids, count):
-    """(tokens, margins): arg max count times, end-of-text ignored, and how far it led the second.
+    """(tokens, margins): arg max count times, end-of-text ignored; its lead over the second."""
+    from transformers import DynamicCache
 
-    No cache: each token comes from a whole forward pass.
-    """
-    tokens, margins = list(ids), []
+    cache, tokens, margins = DynamicCache(config=model.config), [], []
     for _ in range(count):
-        top = model(torch.tensor([tokens]), use_cache=False, logits_to_keep=1).logits[0, -1].topk(2)
+        new = torch.tensor([tokens[-1:] or ids])
+        out = model(new, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        top = out.logits[0, -1].topk(2)
         tokens.append(int(top.indices[0]))
         margins.append(float(top.values[0] - top.values[1]))
-    return tokens[len(ids):], margins
+    return tokens, margins
 
 
 def save_golden(path, **arrays):
     """A safetensors file of F32 tensors; token ids too (exact below 2^24), see README.md."""
-    as_f32 = lambda a: torch.as_tensor(np.asarray(a)).to(torch.float32).contiguous().clone()
-    save_file({name: as_f32(a) for name, a in arrays.items()}, path)
+    save_file({name: torch.as_tensor(np.asarray(values)).float().contiguous()
+               for name, values in arrays.items()}, path)

@@ -42,7 +42,8 @@ _LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_f
            "original_max_position_embeddings": 32}
 _YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32}
 _YARN_NAMED = {**_YARN, "attention_factor": 0.8, "beta_fast": 4.0, "beta_slow": 0.5}
-_MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None}
+_MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral",
+            "sliding_window": None}
 _QWEN2 = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "use_sliding_window": False,
           "sliding_window": 256, "max_window_layers": 2, "num_hidden_layers": 3}
 _QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 32,
@@ -160,9 +161,9 @@ def write_lora(folder, shapes, options, rng):
         tensors[stem + ".lora_A.weight"] = torch.from_numpy(a.astype(np.float32))
         tensors[stem + ".lora_B.weight"] = torch.from_numpy(b.astype(np.float32))
     config = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "", "bias": "none",
-        "fan_in_fan_out": False, "inference_mode": True, "lora_dropout": 0.0, "use_dora": False,
-        "modules_to_save": None, "use_rslora": False,
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "",
+        "bias": "none", "fan_in_fan_out": False, "inference_mode": True, "lora_dropout": 0.0,
+        "use_dora": False, "modules_to_save": None, "use_rslora": False,
         "target_modules": [n.removesuffix(".weight") for n in targets], **options,
     }
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -74,7 +74,7 @@ def effect_of_feature(folder, model, ids, logits):
 
 
 def check_own_reading(folder, model):
-    """reference.py's reading, which the bundled models rest on, against transformers' and PEFT's."""
+    """reference.py's reading (the bundled models rest on it) against transformers' and PEFT's."""
     if (folder / "model.gguf").exists():
         state, _ = reference.load_gguf_llama(folder / "model.gguf")
     elif (folder / "adapter_config.json").exists():

@@ -31,6 +31,20 @@ std::vector<NastyText> NastyTexts() {
   return texts;
 }
 
+std::string LongText() {
+  std::string joined;
+  for (const NastyText& nasty : NastyTexts()) joined += nasty.text + " and so on ";
+  std::string result;
+  for (int i = 0; i < 36; ++i) result += joined.substr(i % 7);
+  return result;
+}
+
+uint64_t Digest(const std::vector<TokenId>& ids) {
+  uint64_t value = ids.size();
+  for (const TokenId id : ids) value = value * 1000003 + static_cast<uint64_t>(id);
+  return value;
+}
+
 nlohmann::json GoldenJson(const std::string& file) {
   const std::string path = std::string(QUIRE_TESTDATA_DIR) + "/tokenizer/" + file;
   std::ifstream stream(path);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,13 @@ struct NastyText {
 
 // tests/golden/tokenizer/nasty_texts.json.
 std::vector<NastyText> NastyTexts();
+
+// Those joined several times over: some 300 KB, long enough to be cut into pieces.
+std::string LongText();
+
+// A number that stands for a list of ids; the goldens have it (in decimal) for
+// LongText().
+uint64_t Digest(const std::vector<TokenId>& ids);
 
 // A JSON file of tests/golden/tokenizer; fails the test if it cannot be read.
 nlohmann::json GoldenJson(const std::string& file);

@@ -1,5 +1,6 @@
 // Ids and texts equal to those of Hugging Face's own package on texts chosen to break
 // things.
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -11,8 +12,10 @@
 namespace quire {
 namespace {
 
+using testing::Digest;
 using testing::GoldenJson;
 using testing::Ids;
+using testing::LongText;
 using testing::NamedTokenizer;
 using testing::NastyText;
 using testing::NastyTexts;
@@ -20,11 +23,21 @@ using testing::NastyTexts;
 class TokenizerGoldenTest : public ::testing::TestWithParam<std::string> {
  protected:
   const Tokenizer& tokenizer_ = NamedTokenizer(GetParam());
+  // Whether the bytes of every token are those of its span.
+  bool SpellTheText(const Encoding& encoding, const std::string& text) const {
+    for (size_t i = 0; i < encoding.ids.size(); ++i) {
+      const auto [begin, end] = encoding.spans[i];
+      if (text.substr(begin, end - begin) != tokenizer_.TokenBytes(encoding.ids[i]))
+        return false;
+    }
+    return true;
+  }
+
   const nlohmann::json golden_ = GoldenJson("golden_ids.json").at(GetParam());
 };
 
 TEST_P(TokenizerGoldenTest, CoversEveryText) {
-  EXPECT_EQ(golden_.size(), NastyTexts().size());
+  EXPECT_EQ(golden_.size(), NastyTexts().size() + 1);  // and the long text
   EXPECT_GE(golden_.size(), 60u);
 }
 
@@ -48,6 +61,30 @@ TEST_P(TokenizerGoldenTest, IdsWithSpansAreThoseWithout) {
       EXPECT_EQ(encoding.spans.size(), encoding.ids.size());
     }
   }
+}
+
+// Long texts are cut into pieces where the tokenizer allows it; nobody must be able to
+// tell.
+TEST_P(TokenizerGoldenTest, IdsOfALongTextAreEqual) {
+  const nlohmann::json& golden = golden_.at("long text");
+  const std::string text = LongText();
+  EXPECT_EQ(std::to_string(Digest(Ids(tokenizer_, text, true, true))), golden["parsed"]);
+  EXPECT_EQ(std::to_string(Digest(Ids(tokenizer_, text, false, false))),
+            golden["literal"]);
+}
+
+TEST_P(TokenizerGoldenTest, SpansOfALongTextAreInOrder) {
+  const std::string text = LongText();
+  const Encoding encoding = tokenizer_.EncodeWithSpans(text, true, false).value();
+  EXPECT_EQ(encoding.ids, Ids(tokenizer_, text, true, false));
+  ASSERT_EQ(encoding.spans.size(), encoding.ids.size());
+  int64_t gaps = encoding.spans.front().begin;
+  for (size_t i = 1; i < encoding.spans.size(); ++i) {
+    gaps += std::max<int64_t>(0, encoding.spans[i].begin - encoding.spans[i - 1].end);
+  }
+  EXPECT_EQ(gaps, 0);
+  EXPECT_EQ(encoding.spans.back().end, static_cast<int64_t>(text.size()));
+  EXPECT_TRUE(GetParam() != "quire-19m" || SpellTheText(encoding, text));
 }
 
 TEST_P(TokenizerGoldenTest, DecodedTextIsEqual) {

@@ -135,6 +135,19 @@ def golden(tokenizer, text):
     return result
 
 
+def long_text(texts):
+    """What LongText() of tests/core/tokenizer/goldens.cc makes: some 300 KB."""
+    joined = "".join(case["text"] * case.get("repeat", 1) + " and so on " for case in texts)
+    return "".join(joined[i % 7 :] for i in range(36))
+
+
+def digest(ids):
+    value = len(ids)
+    for token in ids:
+        value = (value * 1000003 + token) % 2**64
+    return str(value)
+
+
 def main():
     texts = json.loads((HERE / "nasty_texts.json").read_text())
     small = {"llama2_like": llama2_like, "llama3_like": llama3_like, "qwen_like": qwen_like}
@@ -151,6 +164,10 @@ def main():
         goldens[name] = {
             case["name"]: golden(tokenizer, case["text"] * case.get("repeat", 1))
             for case in texts
+        }
+        goldens[name]["long text"] = {
+            "parsed": digest(encode(tokenizer, long_text(texts), True, True)),
+            "literal": digest(encode(tokenizer, long_text(texts), False, False)),
         }
     lines = json.dumps(goldens, separators=(",", ":")).replace('},"', '},\n"')
     (HERE / "golden_ids.json").write_text(lines + "\n")

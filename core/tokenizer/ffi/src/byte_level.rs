@@ -24,18 +24,3 @@ pub fn byte_of(c: char) -> Option<u8> {
 fn is_printable(byte: u8) -> bool {
     matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_byte_has_its_own_character() {
-        for byte in 0..=255u8 {
-            assert_eq!(byte_of(char_of(byte)), Some(byte));
-        }
-        assert_eq!(char_of(b' '), '\u{120}');
-        assert_eq!(byte_of(' '), None);
-        assert_eq!(byte_of('\u{144}'), None);
-    }
-}

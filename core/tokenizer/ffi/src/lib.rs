@@ -6,6 +6,7 @@
 mod boundary;
 mod byte_level;
 mod chat_template;
+mod cutter;
 mod python;
 mod template_abi;
 mod text_tokenizer;

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokenizers::{Encoding, Model, Tokenizer};
 
 use crate::byte_level;
+use crate::cutter::Cutter;
 use crate::token_bytes::TokenDecoder;
 
 /// Ids above this are refused: the tables below are indexed by id.
@@ -39,7 +40,7 @@ pub struct EncodeOptions {
 pub struct Encoded {
     pub ids: Vec<u32>,
     pub spans: Vec<(usize, usize)>,
-    added: Vec<bool>, // by the post-processor: not from the text
+    added: Vec<bool>, // by the post-processor: not from the text (until spans are tight)
 }
 
 impl Encoded {
@@ -48,6 +49,19 @@ impl Encoded {
         self.spans.push(span);
         self.added.push(added);
     }
+
+    fn push_added(&mut self, ids: &[u32], at: usize, options: EncodeOptions) {
+        self.ids.extend(ids);
+        if options.with_spans {
+            self.spans.extend(ids.iter().map(|_| (at, at)));
+        }
+    }
+
+    /// Adds a piece of a text that begins at byte `offset` of it.
+    fn append(&mut self, piece: Encoded, offset: usize) {
+        self.ids.extend(piece.ids);
+        self.spans.extend(piece.spans.iter().map(|span| (span.0 + offset, span.1 + offset)));
+    }
 }
 
 pub struct TextTokenizer {
@@ -55,6 +69,7 @@ pub struct TextTokenizer {
     // parsed, so there are two that differ in nothing else.
     parsing: Tokenizer,
     literal: Tokenizer,
+    cutter: Cutter,
     byte_level: bool,
     unknown: Option<u32>,
     vocabulary: Vocabulary,
@@ -68,11 +83,17 @@ impl TextTokenizer {
         parsing.with_padding(None);
         let decoder = TokenDecoder::new(&json_of(&parsing.get_decoder())?)?;
         let vocabulary = build_vocabulary(&parsing, &decoder)?;
+        let cutter = Cutter::new(
+            &json_of(&parsing.get_normalizer())?,
+            &json_of(&parsing.get_pre_tokenizer())?,
+            parsing.get_added_tokens_decoder().values(),
+        );
         let mut literal = parsing.clone();
         literal.set_encode_special_tokens(true);
         Ok(TextTokenizer {
             byte_level: decoder.is_byte_level(),
             unknown: unknown_id(&parsing)?,
+            cutter,
             parsing,
             literal,
             vocabulary,
@@ -92,6 +113,36 @@ impl TextTokenizer {
     }
 
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Encoded, String> {
+        let mut size = self.cutter.piece_size(text);
+        if size == text.len() {
+            return self.encode_piece(text, options);
+        }
+        let inner = EncodeOptions { add_special: false, ..options };
+        let [before, after] =
+            if options.add_special { self.added_around()? } else { [vec![], vec![]] };
+        let mut result = Encoded::default();
+        result.push_added(&before, 0, options);
+        let mut begin = 0;
+        while begin < text.len() {
+            let piece = &text[begin..begin + size];
+            result.append(self.encode_piece(piece, inner)?, begin);
+            begin += size;
+            size = self.cutter.piece_size(&text[begin..]);
+        }
+        result.push_added(&after, text.len(), options);
+        Ok(result)
+    }
+
+    /// What the post-processor puts before and after a text.
+    fn added_around(&self) -> Result<[Vec<u32>; 2], String> {
+        let encoding = self.literal.encode_fast("a", true).map_err(|e| e.to_string())?;
+        let (ids, added) = (encoding.get_ids(), encoding.get_special_tokens_mask());
+        let before = added.iter().take_while(|&&added| added != 0).count();
+        let after = added[before..].iter().rev().take_while(|&&added| added != 0).count();
+        Ok([ids[..before].to_vec(), ids[ids.len() - after..].to_vec()])
+    }
+
+    fn encode_piece(&self, text: &str, options: EncodeOptions) -> Result<Encoded, String> {
         let tokenizer = if options.parse_special { &self.parsing } else { &self.literal };
         if !options.with_spans {
             // Tracking offsets costs time; here they would only serve to spell out a forged

@@ -1,0 +1,289 @@
+#include "server/app.h"
+
+#include <google/protobuf/stubs/logging.h>
+#include <pthread.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/clock.h"
+#include "core/base/status_macros.h"
+#include "core/runner/runner.h"
+#include "core/weights/model_files.h"
+#include "grpc/support/log.h"
+#include "prometheus/registry.h"
+#include "server/observability/collectors.h"
+#include "server/observability/http_endpoint.h"
+#include "server/observability/log.h"
+#include "server/observability/metrics.h"
+#include "server/port_file.h"
+#include "server/rpc/call_services.h"
+#include "server/rpc/grpc_server.h"
+#include "server/rpc/serving_state.h"
+#include "server/rpc/status.h"
+#include "server/version.h"
+
+namespace quire::server {
+namespace {
+
+// ------------------------------------------------------------------------------- models
+
+ComputeType ParseComputeType(const std::string& name) {
+  for (const ComputeType type : {ComputeType::kFloat32, ComputeType::kBFloat16}) {
+    if (ComputeTypeName(type) == name) return type;
+  }
+  return ComputeType::kAuto;
+}
+
+absl::StatusOr<std::unique_ptr<ServedModel>> LoadModel(const std::string& folder,
+                                                       const ServerOptions& options,
+                                                       EngineObserver& observer) {
+  QUIRE_ASSIGN_OR_RETURN(const ModelFiles files, OpenModelFiles(folder));
+  QUIRE_ASSIGN_OR_RETURN(TextModel text, TextModel::FromFiles(files));
+  QUIRE_ASSIGN_OR_RETURN(LoadedRunner loaded,
+                         LoadRunner(files, {.compute = ParseComputeType(options.compute),
+                                            .kv_cache_bytes = options.kv_cache_bytes,
+                                            .threads = options.threads}));
+  auto model = std::make_unique<ServedModel>(ServedModel{.text = std::move(text)});
+  model->parameters = CountParameters(files.config);
+  model->compute_type = std::string(ComputeTypeName(loaded.compute));
+  model->weight_bytes = loaded.weight_bytes;
+  model->kv_cache_bytes = loaded.kv_cache_bytes;
+  model->kv_cache_tokens = loaded.kv.capacity_tokens();
+  QUIRE_ASSIGN_OR_RETURN(model->begin_tokens, BeginTokens(model->text.tokenizer));
+  // What the cache cannot hold is no context: windows and refusals follow from this
+  // number.
+  ModelConfig& config = model->text.config;
+  config.max_positions = static_cast<int32_t>(
+      std::min<int64_t>(config.max_positions, model->kv_cache_tokens));
+  const EngineOptions engine{.kv = loaded.kv,
+                             .model = {config.vocab_size, config.max_positions},
+                             .chunk_tokens = options.chunk_tokens,
+                             // Calls are bounded before they get here.
+                             .max_waiting = options.max_waiting + 1};
+  QUIRE_ASSIGN_OR_RETURN(
+      model->text.engine,
+      Engine::Start(engine, std::move(loaded.runner), &observer, SystemClock()));
+  return model;
+}
+
+absl::StatusOr<std::unique_ptr<const ModelRegistry>> LoadModels(
+    const ServerOptions& options, EngineObserver& observer, Log& log) {
+  std::vector<std::unique_ptr<ServedModel>> models;
+  for (const std::string& folder : options.model) {
+    const absl::Time start = absl::Now();
+    absl::StatusOr<std::unique_ptr<ServedModel>> model =
+        LoadModel(folder, options, observer);
+    if (!model.ok()) {
+      return absl::Status(
+          model.status().code(),
+          absl::StrCat("model '", folder, "': ", model.status().message()));
+    }
+    log.Info("loaded", {{"model", (*model)->text.name},
+                        {"compute_type", (*model)->compute_type},
+                        {"context_tokens", int64_t{(*model)->text.context_tokens()}},
+                        {"weight_bytes", (*model)->weight_bytes},
+                        {"kv_cache_bytes", (*model)->kv_cache_bytes},
+                        {"seconds", absl::ToDoubleSeconds(absl::Now() - start)}});
+    models.push_back(*std::move(model));
+  }
+  return ModelRegistry::Make(std::move(models));
+}
+
+// ------------------------------------------------------------------------------- logging
+
+// Where the libraries' own messages go; set while the server runs.
+std::atomic<Log*> library_log{nullptr};
+
+void OnGrpcLog(gpr_log_func_args* args) {
+  Log* log = library_log.load();
+  if (log == nullptr) return;
+  const bool error = args->severity == GPR_LOG_SEVERITY_ERROR;
+  log->Write(error ? LogLevel::kWarning : LogLevel::kDebug, "grpc",
+             {{"message", std::string(args->message)}});
+}
+
+void RouteLibraryLogs(Log& log) {
+  library_log = &log;
+  gpr_set_log_function(OnGrpcLog);
+  // Only says that a request is malformed, which the client is told.
+  google::protobuf::SetLogHandler(nullptr);
+}
+
+Log MakeLog(const ServerOptions& options) {
+  return Log(options.log_format == "json" ? Log::Format::kJson : Log::Format::kText,
+             ParseLogLevel(options.log_level), Log::StandardError());
+}
+
+// ------------------------------------------------------------------------------- signals
+
+// SIGTERM and SIGINT, taken by whoever waits and by nobody else.
+class StopSignals {
+ public:
+  // REQUIRES: no other thread yet; the threads inherit the mask.
+  StopSignals() {
+    sigemptyset(&set_);
+    sigaddset(&set_, SIGTERM);
+    sigaddset(&set_, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set_, nullptr);
+    signal(SIGPIPE, SIG_IGN);
+  }
+  // Within `timeout`, and then false if none came.
+  bool Wait(absl::Duration timeout) {
+    const timespec limit = absl::ToTimespec(timeout);
+    const absl::Time end = absl::Now() + timeout;
+    while (absl::Now() < end) {
+      if (sigtimedwait(&set_, nullptr, &limit) > 0) return true;
+    }
+    return false;
+  }
+
+ private:
+  sigset_t set_;
+};
+
+// ----------------------------------------------------------------------------------- app
+
+constexpr absl::Duration kPoll = absl::Milliseconds(20);
+// For cancelled calls to end, and for their last bytes to leave.
+constexpr absl::Duration kCancelGrace = absl::Seconds(10);
+constexpr absl::Duration kFlushGrace = absl::Seconds(2);
+
+CallServicesOptions ToCallOptions(const ServerOptions& options) {
+  return {.max_waiting = options.max_waiting,
+          .limits = {.max_text_bytes = options.max_text_bytes},
+          .stream = {.write_stall = absl::Seconds(options.write_stall_seconds)}};
+}
+
+// Everything of a running server, in the order it depends on itself. Used by the main
+// thread.
+class App {
+ public:
+  explicit App(const ServerOptions& options)
+      : options_(options),
+        log_(MakeLog(options)),
+        metrics_(registry_),
+        step_metrics_(metrics_),
+        engines_(state_),
+        services_(ToCallOptions(options), state_, metrics_, log_, SystemClock()) {
+    RouteLibraryLogs(log_);
+  }
+  ~App() { library_log = nullptr; }
+
+  int Run() {
+    if (const absl::Status status = Listen(); !status.ok())
+      return Fail(status, kExitCannotListen);
+    if (const absl::Status status = Load(); !status.ok()) return Fail(status, kExitModel);
+    if (const absl::Status status = Announce(); !status.ok())
+      return Fail(status, kExitUnexpected);
+    while (!signals_.Wait(absl::Hours(1))) {
+    }
+    Drain();
+    return kExitStopped;
+  }
+
+ private:
+  int Fail(const absl::Status& status, ExitCode code) {
+    log_.Error("failed", {{"error", std::string(status.message())},
+                          {"code", CodeName(status.code())},
+                          {"exit_code", int64_t{code}}});
+    return code;
+  }
+
+  absl::Status Listen() {
+    QUIRE_ASSIGN_OR_RETURN(
+        grpc_, GrpcServer::Start(
+                   {options_.listen, static_cast<int32_t>(options_.max_message_bytes)},
+                   services_));
+    if (options_.http_listen.empty()) return absl::OkStatus();
+    QUIRE_ASSIGN_OR_RETURN(
+        http_, HttpEndpoint::Start(options_.http_listen,
+                                   {&registry_, &engines_, &process_}, state_));
+    return absl::OkStatus();
+  }
+
+  // On a thread of its own, so that a signal need not wait for it.
+  absl::Status Load() {
+    absl::StatusOr<std::unique_ptr<const ModelRegistry>> models;
+    std::atomic<bool> done = false;
+    std::thread loader([&] {
+      models = LoadModels(options_, step_metrics_, log_);
+      done = true;
+    });
+    while (!done) {
+      if (signals_.Wait(kPoll)) {
+        log_.Info("stopped", {{"while", "loading"}});
+        // Nothing is in work, and loading cannot be interrupted.
+        std::_Exit(kExitStopped);
+      }
+    }
+    loader.join();
+    QUIRE_RETURN_IF_ERROR(models.status());
+    for (const auto& model : (*models)->models()) {
+      metrics_.OnModel(model->text.name,
+                       ArchitectureName(model->text.config.architecture),
+                       model->compute_type);
+    }
+    state_.Serve(*std::move(models));
+    grpc_->SetServing(true);
+    return absl::OkStatus();
+  }
+
+  absl::Status Announce() {
+    const std::string http = http_ == nullptr ? "" : http_->address();
+    if (!options_.port_file.empty()) {
+      QUIRE_RETURN_IF_ERROR(WritePortFile(options_.port_file, grpc_->address(), http));
+    }
+    log_.Info("ready", {{"grpc", grpc_->address()},
+                        {"http", http},
+                        {"version", std::string(kVersion)},
+                        {"seconds", absl::ToDoubleSeconds(absl::Now() - start_)}});
+    return absl::OkStatus();
+  }
+
+  void Drain() {
+    log_.Info("draining", {{"drain_seconds", options_.drain_seconds}});
+    state_.Drain();
+    grpc_->SetServing(false);
+    const absl::Time end = absl::Now() + absl::Seconds(options_.drain_seconds);
+    bool idle = state_.WaitUntilIdle(absl::ZeroDuration());
+    while (!idle && absl::Now() < end && !signals_.Wait(kPoll)) {
+      idle = state_.WaitUntilIdle(absl::ZeroDuration());
+    }
+    if (!idle) {
+      log_.Info("cancelling");
+      state_.CancelAll(ServingState::ShuttingDown());
+      idle = state_.WaitUntilIdle(kCancelGrace);
+    }
+    grpc_->Shutdown(kFlushGrace);
+    log_.Info("stopped", {{"idle", idle}});
+  }
+
+  const absl::Time start_ = absl::Now();
+  StopSignals signals_;
+  const ServerOptions options_;
+  Log log_;
+  prometheus::Registry registry_;
+  Metrics metrics_;
+  StepMetrics step_metrics_;
+  ServingState state_;
+  EngineCollector engines_;
+  ProcessCollector process_;
+  CallServices services_;
+  std::unique_ptr<GrpcServer> grpc_;
+  std::unique_ptr<HttpEndpoint> http_;
+};
+
+}  // namespace
+
+int RunServer(const ServerOptions& options) { return App(options).Run(); }
+
+}  // namespace quire::server

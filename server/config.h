@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace quire::server {
+
+// Everything that can be set. Each name is a key of the config file; the flag is the name
+// with dashes (--max-waiting), the environment variable QUIRE_ with the name
+// (QUIRE_MAX_WAITING). Limits are in config.cc's table. Plain value.
+struct ServerOptions {
+  std::vector<std::string> model;              // folders; the first is the default model
+  std::string listen = "127.0.0.1:50051";      // host:port of gRPC; port 0: a free one
+  std::string http_listen = "127.0.0.1:8080";  // of /metrics and /healthz; "": neither
+  std::string port_file;                       // "": none; see WritePortFile
+  int32_t threads = 0;                         // of one step; 0: as many as CPU cores
+  std::string compute = "auto";                // auto, float32, bfloat16
+  int64_t kv_cache_bytes = 0;                  // of each model; 0: from free memory
+  int32_t chunk_tokens = 512;            // prompt tokens between two looks at cancel
+  int32_t max_waiting = 64;              // calls that may wait for the one in work
+  int64_t max_message_bytes = 64 << 20;  // of one gRPC message
+  int64_t max_text_bytes = 64 << 20;     // of one request's text, all pieces together
+  double write_stall_seconds = 30;  // a client that takes no event for so long is left
+  double drain_seconds = 30;        // from SIGTERM until calls are cancelled
+  std::string log_format = "json";  // json, text
+  std::string log_level = "info";   // debug, info, warning, error
+
+  // kInvalidArgument: "max_waiting is 0; it must be in [1, 10000]".
+  absl::Status Validate() const;
+};
+
+struct CommandLine {
+  ServerOptions options;            // valid
+  bool check_config = false;        // print the options and leave
+  std::optional<std::string> text;  // --help or --version: print this and leave
+};
+
+// Value of an environment variable; nullopt and "" mean that it is not set.
+using Environment = std::function<std::optional<std::string>(const std::string& name)>;
+
+// Flags over environment over config file (--config FILE, a JSON object) over defaults.
+// `arguments` without the program's name. kInvalidArgument names the field, the limit,
+// the value and the source; unknown flags and keys of the file are refused by name.
+// kNotFound: the config file cannot be read.
+absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<std::string>& arguments,
+                                             const Environment& environment);
+
+// The options as a config file that would set them.
+std::string ToJson(const ServerOptions& options);
+
+// "[::1]:80" -> {"::1", 80}. kInvalidArgument: "is 'x'; it must be host:port".
+struct HostPort {
+  std::string host;
+  int32_t port = 0;
+};
+absl::StatusOr<HostPort> ParseHostPort(absl::string_view address);
+
+}  // namespace quire::server

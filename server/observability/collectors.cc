@@ -1,0 +1,133 @@
+#include "server/observability/collectors.h"
+
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "prometheus/client_metric.h"
+#include "prometheus/metric_family.h"
+
+namespace quire::server {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+void AddValue(MetricFamily& family, double value,
+              std::vector<ClientMetric::Label> labels = {}) {
+  ClientMetric metric;
+  metric.label = std::move(labels);
+  if (family.type == MetricType::Counter) {
+    metric.counter.value = value;
+  } else {
+    metric.gauge.value = value;
+  }
+  family.metric.push_back(std::move(metric));
+}
+
+double UsedShare(const EngineStats& stats) {
+  if (stats.num_blocks == 0) return 0;
+  return 1.0 - static_cast<double>(stats.free_blocks) / stats.num_blocks;
+}
+
+// Fields of /proc/self/stat after the command's name, which may hold spaces.
+std::vector<double> ReadStat() {
+  std::ifstream file("/proc/self/stat");
+  std::stringstream text;
+  text << file.rdbuf();
+  const std::string all = text.str();
+  const size_t end = all.rfind(')');
+  std::vector<double> numbers;
+  if (end == std::string::npos) return numbers;
+  const absl::string_view rest = absl::string_view(all).substr(end + 2);
+  for (const absl::string_view word : absl::StrSplit(rest, ' ')) {
+    double number = 0;
+    if (!absl::SimpleAtod(word, &number)) number = 0;  // the state letter
+    numbers.push_back(number);
+  }
+  return numbers;
+}
+
+// Unix seconds of the machine's start.
+double BootTime() {
+  timespec now{}, up{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  clock_gettime(CLOCK_BOOTTIME, &up);
+  return static_cast<double>(now.tv_sec - up.tv_sec) +
+         static_cast<double>(now.tv_nsec - up.tv_nsec) * 1e-9;
+}
+
+double OpenFiles() {
+  std::error_code error;
+  double count = 0;
+  for (std::filesystem::directory_iterator it("/proc/self/fd", error), end;
+       !error && it != end; it.increment(error)) {
+    ++count;
+  }
+  return count;
+}
+
+}  // namespace
+
+std::vector<MetricFamily> EngineCollector::Collect() const {
+  const ModelRegistry* registry = state_.models();
+  if (registry == nullptr) return {};
+  MetricFamily running{
+      "quire_requests_running", "Requests in work.", MetricType::Gauge, {}};
+  MetricFamily waiting{
+      "quire_requests_waiting", "Requests that wait.", MetricType::Gauge, {}};
+  MetricFamily tokens{"quire_waiting_tokens",
+                      "Prompt tokens of the waiting requests.",
+                      MetricType::Gauge,
+                      {}};
+  MetricFamily used{"quire_kv_cache_usage_ratio",
+                    "Share of the key/value cache in use.",
+                    MetricType::Gauge,
+                    {}};
+  for (const auto& model : registry->models()) {
+    const EngineStats stats = model->text.engine->stats();
+    const std::vector<ClientMetric::Label> labels = {{"model", model->text.name}};
+    AddValue(running, stats.running, labels);
+    AddValue(waiting, stats.waiting, labels);
+    AddValue(tokens, static_cast<double>(stats.waiting_tokens), labels);
+    AddValue(used, UsedShare(stats), labels);
+  }
+  return {running, waiting, tokens, used};
+}
+
+std::vector<MetricFamily> ProcessCollector::Collect() const {
+  std::vector<MetricFamily> families;
+  const auto add = [&](const char* name, const char* help, MetricType type,
+                       double value) {
+    AddValue(families.emplace_back(MetricFamily{name, help, type, {}}), value);
+  };
+  // Indices count from the process state, field 3 of proc(5).
+  if (const std::vector<double> stat = ReadStat(); stat.size() > 21) {
+    const double ticks = static_cast<double>(sysconf(_SC_CLK_TCK));
+    const double page = static_cast<double>(sysconf(_SC_PAGESIZE));
+    add("process_cpu_seconds_total", "User and system CPU time.", MetricType::Counter,
+        (stat[11] + stat[12]) / ticks);
+    add("process_start_time_seconds", "Start, Unix time.", MetricType::Gauge,
+        BootTime() + stat[19] / ticks);
+    add("process_virtual_memory_bytes", "Virtual memory.", MetricType::Gauge, stat[20]);
+    add("process_resident_memory_bytes", "Resident memory.", MetricType::Gauge,
+        stat[21] * page);
+  }
+  add("process_open_fds", "Open files.", MetricType::Gauge, OpenFiles());
+  if (rlimit limit{}; getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    add("process_max_fds", "Most open files.", MetricType::Gauge,
+        static_cast<double>(limit.rlim_cur));
+  }
+  return families;
+}
+
+}  // namespace quire::server

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "absl/time/time.h"
+#include "core/base/cancellation.h"
+#include "core/base/clock.h"
+#include "core/engine/request.h"
+#include "server/method.h"
+#include "server/model_registry.h"
+#include "server/observability/log.h"
+#include "server/observability/metrics.h"
+
+namespace quire::server {
+
+// Limits of requests that are the server's choice.
+struct ServiceLimits {
+  int64_t max_text_bytes = 64 << 20;
+};
+
+// What one call knows of itself and its surroundings. Made by the transport, filled by
+// the handler, reported when the call ends. Used by one thread at a time.
+struct CallContext {
+  Method method;
+  std::string request_id;
+  absl::Time arrival;
+  absl::Time deadline = absl::InfiniteFuture();
+  const ModelRegistry* models = nullptr;  // null only before the call was admitted
+  ServiceLimits limits;
+  const Clock* clock = nullptr;
+  Metrics* metrics = nullptr;
+  Cancellation* cancellation = nullptr;  // null for unary calls
+  std::function<uint64_t()> random_seed;
+
+  // What the call has come to.
+  CallStage stage = CallStage::kQueue;
+  std::string model;
+  Usage usage;
+  Timings timings;
+  std::optional<absl::Duration> time_to_first_token;
+
+  // The first time only, reports the time to first token.
+  void OnFirstToken();
+  absl::Duration Elapsed() const { return clock->Now() - arrival; }
+};
+
+inline void CallContext::OnFirstToken() {
+  if (time_to_first_token.has_value()) return;
+  time_to_first_token = Elapsed();
+  metrics->OnFirstToken(method, *time_to_first_token);
+}
+
+}  // namespace quire::server

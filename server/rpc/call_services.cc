@@ -1,0 +1,135 @@
+#include "server/rpc/call_services.h"
+
+#include <algorithm>
+#include <random>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "server/rpc/status.h"
+
+namespace quire::server {
+namespace {
+
+constexpr size_t kMaxRequestIdBytes = 128;
+constexpr int kShortThreads = 2;
+constexpr int kShortQueued = 256;
+
+uint64_t RandomSeed() {
+  thread_local std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+// The client's own id if it is 1 to 128 printable ASCII characters, else a new one.
+std::string RequestIdOf(const grpc::CallbackServerContext& context) {
+  const auto& metadata = context.client_metadata();
+  if (const auto found = metadata.find("x-request-id"); found != metadata.end()) {
+    const std::string id(found->second.data(), found->second.size());
+    const bool printable =
+        std::all_of(id.begin(), id.end(), [](char c) { return c >= ' ' && c <= '~'; });
+    if (printable && !id.empty() && id.size() <= kMaxRequestIdBytes) return id;
+  }
+  return absl::StrFormat("%016x", RandomSeed());
+}
+
+absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+  const auto deadline = context.deadline();
+  if (deadline == std::chrono::system_clock::time_point::max())
+    return absl::InfiniteFuture();
+  return absl::FromChrono(deadline);
+}
+
+}  // namespace
+
+CallServices::CallServices(const CallServicesOptions& options, ServingState& state,
+                           Metrics& metrics, Log& log, const Clock& clock)
+    : options_(options),
+      state_(state),
+      metrics_(metrics),
+      log_(log),
+      clock_(clock),
+      short_calls_(kShortThreads, kShortQueued),
+      long_calls_(options.max_waiting + 1, 0) {}
+
+CallContext CallServices::MakeContext(Method method,
+                                      grpc::CallbackServerContext& context) const {
+  CallContext call{.method = method,
+                   .request_id = RequestIdOf(context),
+                   .arrival = clock_.Now(),
+                   .deadline = DeadlineOf(context),
+                   .limits = options_.limits,
+                   .clock = &clock_,
+                   .metrics = &metrics_,
+                   .random_seed = RandomSeed};
+  context.AddInitialMetadata("x-request-id", call.request_id);
+  return call;
+}
+
+absl::StatusOr<ServingState::Ticket> CallServices::Admit(
+    CallContext& call, std::function<void(const absl::Status&)> end) {
+  if (PassedDeadline(call)) {
+    return absl::DeadlineExceededError("the deadline had passed when the call arrived");
+  }
+  absl::StatusOr<ServingState::Ticket> ticket = state_.Admit(std::move(end));
+  if (ticket.ok()) {
+    call.models = &ticket->models();
+  } else {
+    metrics_.OnRejected(ReasonOf(ticket.status()) == "LOADING" ? Rejection::kLoading
+                                                               : Rejection::kDraining);
+  }
+  return ticket;
+}
+
+absl::Status CallServices::Full(const CallContext& call) {
+  metrics_.OnRejected(Rejection::kWaitingRoomFull);
+  const bool computes = call.cancellation != nullptr;
+  return WithRetry(
+      WithReason(
+          absl::ResourceExhaustedError(
+              computes ? absl::StrCat("max_waiting is ", options_.max_waiting,
+                                      " and as many calls wait already")
+                       : absl::StrCat(kShortQueued, " calls of this kind wait already")),
+          "WAITING_ROOM_FULL"),
+      absl::Seconds(1));
+}
+
+bool CallServices::PassedDeadline(const CallContext& call) const {
+  return clock_.Now() >= call.deadline;
+}
+
+void CallServices::Report(const CallContext& call, const absl::Status& status) {
+  const absl::Duration elapsed = call.Elapsed();
+  metrics_.OnCall(call.method, status.code(), elapsed);
+  const bool computes = call.cancellation != nullptr && call.models != nullptr;
+  if (computes && (absl::IsCancelled(status) || absl::IsDeadlineExceeded(status))) {
+    metrics_.OnCancelled(call.stage);
+  }
+  if (computes && status.ok()) metrics_.OnQueued(call.timings.queue);
+
+  LogFields fields = {{"request_id", call.request_id},
+                      {"method", std::string(MethodName(call.method))},
+                      {"code", CodeName(status.code())},
+                      {"seconds", absl::ToDoubleSeconds(elapsed)}};
+  if (!call.model.empty()) fields.emplace_back("model", call.model);
+  if (computes && status.ok()) {
+    fields.emplace_back("prompt_tokens", call.usage.prompt_tokens);
+    fields.emplace_back("generated_tokens", call.usage.generated_tokens);
+    fields.emplace_back("queue_seconds", absl::ToDoubleSeconds(call.timings.queue));
+    fields.emplace_back("prefill_seconds", absl::ToDoubleSeconds(call.timings.prefill));
+    fields.emplace_back("decode_seconds", absl::ToDoubleSeconds(call.timings.decode));
+  }
+  // Messages of refusals may hold what the client sent; the field's path does not.
+  if (const std::string field = FieldOf(status); !field.empty()) {
+    fields.emplace_back("field", field);
+  }
+  if (const std::string reason = ReasonOf(status); !reason.empty()) {
+    fields.emplace_back("reason", reason);
+  }
+  const bool ours = absl::IsInternal(status) || absl::IsUnknown(status) ||
+                    absl::IsDataLoss(status) || absl::IsUnimplemented(status);
+  if (ours) fields.emplace_back("error", std::string(status.message()));
+  log_.Write(ours ? LogLevel::kError : LogLevel::kInfo, "call", fields);
+}
+
+}  // namespace quire::server

@@ -1,0 +1,236 @@
+#include <cmath>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "core/scoring/text_scorer.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/handlers.h"
+#include "server/rpc/progress.h"
+#include "server/rpc/span_sums.h"
+#include "server/rpc/status.h"
+
+namespace quire::server {
+namespace {
+
+constexpr int64_t kMaxSpans = 10'000;
+
+// A text ready to be scored.
+struct TextToScore {
+  std::vector<TokenId> tokens;       // with the begin tokens in front
+  int64_t begin_tokens = 0;          // how many of them are not the text's
+  std::vector<int64_t> first_bytes;  // of each of the text's tokens; empty for token ids
+};
+
+absl::StatusOr<TextToScore> FromText(const ServedModel& model, const std::string& text,
+                                     const ServiceLimits& limits) {
+  QUIRE_RETURN_IF_ERROR(CheckText("input.text", text, limits.max_text_bytes));
+  QUIRE_ASSIGN_OR_RETURN(const Encoding encoding,
+                         model.text.tokenizer.EncodeWithSpans(text, false, false));
+  TextToScore result{.tokens = model.begin_tokens,
+                     .begin_tokens = static_cast<int64_t>(model.begin_tokens.size())};
+  result.tokens.insert(result.tokens.end(), encoding.ids.begin(), encoding.ids.end());
+  result.first_bytes.reserve(encoding.spans.size());
+  for (const ByteSpan& span : encoding.spans) result.first_bytes.push_back(span.begin);
+  return result;
+}
+
+absl::StatusOr<TextToScore> ReadInput(const ServedModel& model, const v1::Input& input,
+                                      const ServiceLimits& limits) {
+  switch (input.source_case()) {
+    case v1::Input::kText:
+      return FromText(model, input.text(), limits);
+    case v1::Input::kTokenIds: {
+      const auto& ids = input.token_ids().ids();
+      QUIRE_RETURN_IF_ERROR(CheckTokenIds("input.token_ids.ids", ids, MaxTokenIds(limits),
+                                          model.text.config.vocab_size));
+      return TextToScore{.tokens = {ids.begin(), ids.end()}};
+    }
+    case v1::Input::kChat:
+      return InvalidField("input.chat",
+                          "input.chat is for Generate; it must be text or token_ids");
+    case v1::Input::SOURCE_NOT_SET:
+      break;
+  }
+  return InvalidField("input", "input is not set; it must hold text or token_ids");
+}
+
+absl::StatusOr<std::vector<ByteSpan>> ReadSpans(const v1::Input& input,
+                                                const v1::ScoreOptions& options) {
+  std::vector<ByteSpan> spans;
+  if (options.spans().empty()) return spans;
+  if (!input.has_text()) {
+    return InvalidField(
+        "options.spans",
+        "options.spans is set; it must be empty when the input is not text");
+  }
+  if (options.spans_size() > kMaxSpans) {
+    return InvalidField("options.spans",
+                        absl::StrCat("options.spans has ", options.spans_size(),
+                                     " entries; it must have at most ", kMaxSpans));
+  }
+  const auto size = static_cast<int64_t>(input.text().size());
+  for (int i = 0; i < options.spans_size(); ++i) {
+    const v1::ByteSpan& span = options.spans(i);
+    if (span.begin() < 0 || span.end() < span.begin() || span.end() > size) {
+      const std::string field = absl::StrCat("options.spans[", i, "]");
+      return InvalidField(field,
+                          absl::StrCat(field, " is [", span.begin(), ", ", span.end(),
+                                       "); it must be inside [0, ", size, ")"));
+    }
+    spans.push_back({span.begin(), span.end()});
+  }
+  return spans;
+}
+
+absl::StatusOr<TextScoreOptions> ReadOptions(const ServedModel& model,
+                                             const v1::ScoreOptions& options,
+                                             const CallContext& call) {
+  TextScoreOptions result{.top_logprobs = options.top_logprobs(),
+                          .ranks = options.ranks(),
+                          .deadline = call.deadline};
+  QUIRE_RETURN_IF_ERROR(
+      CheckRange("options.top_logprobs", options.top_logprobs(), 0, kMaxTopLogprobs));
+  if (options.has_overlap_tokens()) {
+    QUIRE_RETURN_IF_ERROR(CheckRange("options.overlap_tokens", options.overlap_tokens(),
+                                     1, model.text.context_tokens() - 1));
+    result.overlap_tokens = options.overlap_tokens();
+  }
+  return result;
+}
+
+// A text's scores, from the core's to the protocol's.
+class Observer final : public TextScoreObserver {
+ public:
+  Observer(const TextToScore& text, const v1::ScoreOptions& options,
+           std::vector<ByteSpan> spans, const EmitScore& emit, CallContext& call)
+      : text_(text),
+        options_(options),
+        sums_(std::move(spans)),
+        emit_(emit),
+        call_(call),
+        throttle_(*call.clock) {}
+
+  absl::Status OnQueued() {
+    return Emit(v1::PHASE_QUEUED,
+                {.total_tokens = static_cast<int64_t>(text_.tokens.size())});
+  }
+
+  absl::Status OnProgress(const ScoreProgress& progress) override {
+    call_.stage = CallStage::kPrefill;
+    return Emit(v1::PHASE_PREFILL, progress);
+  }
+
+  absl::Status OnScores(int64_t first_token,
+                        absl::Span<const TokenScore> scores) override {
+    // The begin tokens are context; they are not reported.
+    const int64_t skip =
+        std::min<int64_t>(std::max<int64_t>(0, text_.begin_tokens - first_token),
+                          static_cast<int64_t>(scores.size()));
+    scores.remove_prefix(static_cast<size_t>(skip));
+    if (scores.empty()) return absl::OkStatus();
+    const int64_t first = first_token + skip - text_.begin_tokens;
+    v1::ScoreResponse response;
+    v1::TokenScores& block = *response.mutable_scores();
+    block.set_first_token(first);
+    for (size_t i = 0; i < scores.size(); ++i)
+      Add(first + static_cast<int64_t>(i), scores[i], block);
+    return emit_(std::move(response));
+  }
+
+  absl::Status OnResult(const TextScoreResult& result) {
+    v1::ScoreResponse response;
+    v1::ScoreFinal& final = *response.mutable_final();
+    final.set_logprob(logprob_);
+    final.set_scored_tokens(scored_);
+    final.set_perplexity(std::exp(-logprob_ / static_cast<double>(scored_)));
+    const std::vector<SpanSums::Sum> sums = sums_.Finish();
+    for (size_t i = 0; i < sums.size(); ++i) {
+      v1::SpanScore& span = *final.add_spans();
+      *span.mutable_span() = ToProto(sums_.spans()[i]);
+      span.set_logprob(sums[i].logprob);
+      span.set_tokens(sums[i].tokens);
+    }
+    final.set_windows(result.windows);
+    final.set_overlap_tokens(result.overlap_tokens);
+    *final.mutable_usage() = ToProto(result.usage);
+    *final.mutable_timings() = ToProto(result.timings, call_);
+    final.set_model(call_.model);
+    return emit_(std::move(response));
+  }
+
+ private:
+  absl::Status Emit(v1::Phase phase, const ScoreProgress& progress) {
+    const bool last = progress.done_tokens >= progress.total_tokens;
+    if (!throttle_.ShouldSend(phase, progress.window, last)) return absl::OkStatus();
+    v1::ScoreResponse response;
+    v1::Progress& out = *response.mutable_progress();
+    out.set_phase(phase);
+    out.set_done_tokens(progress.done_tokens);
+    out.set_total_tokens(progress.total_tokens);
+    out.set_pass(progress.window);
+    out.set_passes(progress.windows);
+    // Windows are alike but for the last.
+    const int64_t done =
+        (progress.window - 1) * progress.total_tokens + progress.done_tokens;
+    const int64_t total = progress.windows * progress.total_tokens;
+    if (phase != v1::PHASE_QUEUED) {
+      if (const auto eta = throttle_.EtaSeconds(done, total)) out.set_eta_seconds(*eta);
+    }
+    return emit_(std::move(response));
+  }
+
+  void Add(int64_t index, const TokenScore& score, v1::TokenScores& block) {
+    block.add_token_ids(score.token);
+    block.add_logprobs(score.logprob);
+    if (options_.ranks()) block.add_ranks(score.rank);
+    for (const TokenLogprob& top : score.top) *block.add_top() = ToProto(top);
+    const bool has_bytes = !text_.first_bytes.empty();
+    const int64_t byte = has_bytes ? text_.first_bytes[static_cast<size_t>(index)] : 0;
+    if (has_bytes) block.add_byte_offsets(byte);
+    if (std::isnan(score.logprob)) return;
+    logprob_ += score.logprob;
+    ++scored_;
+    if (has_bytes) sums_.Add(byte, score.logprob);
+  }
+
+  const TextToScore& text_;
+  const v1::ScoreOptions& options_;
+  SpanSums sums_;
+  const EmitScore& emit_;
+  CallContext& call_;
+  ProgressThrottle throttle_;
+  double logprob_ = 0;
+  int64_t scored_ = 0;
+};
+
+}  // namespace
+
+absl::Status ScoreInput(const v1::Input& input, const v1::ScoreOptions& options,
+                        const EmitScore& emit, CallContext& call) {
+  QUIRE_ASSIGN_OR_RETURN(const ServedModel* model, FindModel(call, options.model()));
+  QUIRE_ASSIGN_OR_RETURN(const TextScoreOptions score_options,
+                         ReadOptions(*model, options, call));
+  QUIRE_ASSIGN_OR_RETURN(std::vector<ByteSpan> spans, ReadSpans(input, options));
+  QUIRE_ASSIGN_OR_RETURN(const TextToScore text, ReadInput(*model, input, call.limits));
+  Observer observer(text, options, std::move(spans), emit, call);
+  QUIRE_RETURN_IF_ERROR(observer.OnQueued());
+  const absl::StatusOr<TextScoreResult> result =
+      quire::ScoreText(*model->text.engine, model->text.context_tokens(), text.tokens,
+                       score_options, call.cancellation, observer);
+  QUIRE_RETURN_IF_ERROR(WithFieldOfMessage(result.status()));
+  call.usage += result->usage;
+  call.timings += result->timings;
+  return observer.OnResult(*result);
+}
+
+absl::Status HandleScore(const v1::ScoreRequest& request,
+                         EventWriter<v1::ScoreResponse>& events, CallContext& call) {
+  return ScoreInput(
+      request.input(), request.options(),
+      [&](const v1::ScoreResponse& response) { return events.Write(response); }, call);
+}
+
+}  // namespace quire::server

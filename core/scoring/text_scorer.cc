@@ -20,12 +20,8 @@ struct Window {
   int64_t end = 0;
 };
 
-absl::StatusOr<int32_t> Overlap(int32_t requested, int32_t context_tokens) {
-  if (requested == 0) return std::max(1, context_tokens / 4);
-  if (requested >= 1 && requested < context_tokens) return requested;
-  return absl::InvalidArgumentError(absl::StrCat("overlap_tokens is ", requested,
-                                                 "; it must be in [1, ", context_tokens,
-                                                 "), below the context"));
+int32_t Overlap(int32_t requested, int32_t context_tokens) {
+  return requested > 0 ? requested : std::max(1, context_tokens / 4);
 }
 
 class Scorer {
@@ -42,8 +38,7 @@ class Scorer {
   absl::StatusOr<TextScoreResult> Run(int32_t context_tokens, int32_t overlap) {
     const int64_t size = static_cast<int64_t>(tokens_.size());
     const int64_t stride = context_tokens - overlap;
-    const int64_t beyond = std::max<int64_t>(0, size - context_tokens);
-    result_.windows = static_cast<int32_t>(1 + (beyond + stride - 1) / stride);
+    result_.windows = CountScoreWindows(size, context_tokens, overlap);
     result_.overlap_tokens = result_.windows > 1 ? overlap : 0;
     QUIRE_RETURN_IF_ERROR(ReportFirstToken());
     if (size == 1) return std::move(result_);
@@ -117,6 +112,13 @@ class Scorer {
 
 }  // namespace
 
+int32_t CountScoreWindows(int64_t tokens, int32_t context_tokens,
+                          int32_t overlap_tokens) {
+  const int64_t stride = context_tokens - Overlap(overlap_tokens, context_tokens);
+  const int64_t beyond = std::max<int64_t>(0, tokens - context_tokens);
+  return static_cast<int32_t>(1 + (beyond + stride - 1) / stride);
+}
+
 absl::StatusOr<TextScoreResult> ScoreText(Engine& engine, int32_t context_tokens,
                                           absl::Span<const TokenId> tokens,
                                           const TextScoreOptions& options,
@@ -126,8 +128,12 @@ absl::StatusOr<TextScoreResult> ScoreText(Engine& engine, int32_t context_tokens
   if (tokens.empty()) {
     return absl::InvalidArgumentError("tokens is empty; scoring needs at least 1 token");
   }
-  QUIRE_ASSIGN_OR_RETURN(const int32_t overlap,
-                         Overlap(options.overlap_tokens, context_tokens));
+  if (options.overlap_tokens < 0 || options.overlap_tokens >= context_tokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("overlap_tokens is ", options.overlap_tokens, "; it must be in [1, ",
+                     context_tokens, "), below the context, or 0 for a quarter of it"));
+  }
+  const int32_t overlap = Overlap(options.overlap_tokens, context_tokens);
   return Scorer(engine, tokens, options, cancellation, observer)
       .Run(context_tokens, overlap);
 }

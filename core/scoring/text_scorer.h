@@ -9,6 +9,8 @@
 #include "absl/types/span.h"
 #include "core/base/cancellation.h"
 #include "core/engine/engine.h"
+#include "core/engine/request.h"
+#include "core/step/step.h"
 
 namespace quire {
 
@@ -50,6 +52,11 @@ struct TextScoreResult {
   Usage usage;
   Timings timings;
 };
+
+// How many windows ScoreText reads `tokens` tokens in. REQUIRES: tokens >= 1,
+// context_tokens
+// >= 2, overlap_tokens in [0, context_tokens).
+int32_t CountScoreWindows(int64_t tokens, int32_t context_tokens, int32_t overlap_tokens);
 
 // The probability of every token of a text of any length. Texts longer than
 // context_tokens are read in windows that overlap; each token is scored once, in the

@@ -21,58 +21,62 @@ enum class SummaryStrategy : uint8_t { kAuto, kExtractive, kAbstractive };
 
 struct SummaryOptions {
   SummaryStrategy strategy = SummaryStrategy::kAuto;
-  std::string question;                       // at most 2,000 bytes; empty: summarise everything
-  int32_t target_words = 0;                   // 0, or 10 .. 2,000
-  std::optional<SamplingParams> sampling;     // unset: the prompt set's
-  std::optional<int32_t> max_new_tokens;      // of one pass; unset: the prompt set's
+  std::string question;      // at most 2,000 bytes; empty: summarise everything
+  int32_t target_words = 0;  // 0, or 10 .. 2,000
+  std::optional<SamplingParams> sampling;  // unset: the prompt set's
+  std::optional<int32_t> max_new_tokens;   // of one pass; unset: the prompt set's
   absl::Time deadline = absl::InfiniteFuture();
-  absl::Status Validate() const;              // kInvalidArgument names the field
+  absl::Status Validate() const;  // kInvalidArgument names the field
 };
 
 struct SummaryPlan {
   SummaryStrategy strategy = SummaryStrategy::kAbstractive;  // never kAuto
   int64_t document_tokens = 0;
-  std::vector<ByteSpan> parts;                // one: the document fits the window
-  int32_t passes = 1;                         // over the model, as far as is known
-  int32_t levels = 0;                         // of combining
+  std::vector<ByteSpan> parts;  // one: the document fits the window
+  int32_t passes = 1;           // over the model, as far as is known
+  int32_t levels = 0;           // of combining
 };
 
 enum class SummaryPhase : uint8_t { kQueued, kPrefill, kDecode };
 
 struct SummaryProgress {
   SummaryPhase phase = SummaryPhase::kPrefill;
-  int64_t done_tokens = 0;                    // of this pass
+  int64_t done_tokens = 0;  // of this pass
   int64_t total_tokens = 0;
   int32_t pass = 1;
   int32_t passes = 1;
-  std::optional<absl::Duration> eta;          // until the end of the phase, all passes together
+  std::optional<absl::Duration> eta;  // until the end of the phase, all passes together
 };
 
 struct SummaryResult {
   SummaryStrategy strategy = SummaryStrategy::kAbstractive;
   FinishReason finish_reason = FinishReason::kStopToken;  // of the last pass
-  Usage usage;                                // of all passes
+  Usage usage;                                            // of all passes
   Timings timings;
 };
 
-// Told of a summary as it is made, on the calling thread. An error stops it and is returned.
+// Told of a summary as it is made, on the calling thread. An error stops it and is
+// returned.
 class SummaryObserver {
  public:
   virtual ~SummaryObserver() = default;
   virtual absl::Status OnPlan(const SummaryPlan& plan) = 0;
   virtual absl::Status OnProgress(const SummaryProgress& progress) = 0;
-  // Text to be appended; never ends inside a UTF-8 character. sources: where it comes from.
-  virtual absl::Status OnText(std::string_view text, const std::vector<ByteSpan>& sources) = 0;
+  // Text to be appended; never ends inside a UTF-8 character. sources: where it comes
+  // from.
+  virtual absl::Status OnText(std::string_view text,
+                              const std::vector<ByteSpan>& sources) = 0;
 };
 
 // Summarises `text` (UTF-8, not empty) and blocks the calling thread until done.
 // Abstractive: one pass if the prompt fits the window, else the document is cut along
-// paragraphs, the parts are summarised, and their summaries are summarised. Extractive: the
-// sentences that the model's own scores favour, in the document's order.
-// kInvalidArgument names the field; kFailedPrecondition: abstractive with a model that has no
-// prompts; the engine's and the observer's errors.
+// paragraphs, the parts are summarised, and their summaries are summarised. Extractive:
+// the sentences that the model's own scores favour, in the document's order.
+// kInvalidArgument names the field; kFailedPrecondition: abstractive with a model that
+// has no prompts; the engine's and the observer's errors.
 absl::StatusOr<SummaryResult> Summarize(const TextModel& model, std::string_view text,
                                         const SummaryOptions& options, const Clock& clock,
-                                        Cancellation* cancellation, SummaryObserver& observer);
+                                        Cancellation* cancellation,
+                                        SummaryObserver& observer);
 
 }  // namespace quire

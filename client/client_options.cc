@@ -54,6 +54,8 @@ absl::Status ClientOptions::Validate() const {
     return absl::InvalidArgumentError("address is empty; name host:port");
   absl::Status status = CheckAtLeast("deadline", deadline, absl::Milliseconds(1));
   status.Update(
+      CheckAtLeast("connect_timeout", connect_timeout, absl::Milliseconds(100)));
+  status.Update(
       CheckMessageLimit("max_receive_message_bytes", max_receive_message_bytes));
   status.Update(CheckMessageLimit("max_send_message_bytes", max_send_message_bytes));
   status.Update(

@@ -30,8 +30,9 @@ struct ClientOptions {
   std::string address = "127.0.0.1:50051";  // host:port, or any gRPC target
   // Of every call that names none itself; infinite: no deadline.
   absl::Duration deadline = absl::InfiniteDuration();
-  int max_receive_message_bytes = 4 << 20;  // 64 KiB to 1 GiB
-  int max_send_message_bytes = 256 << 20;   // 64 KiB to 1 GiB
+  absl::Duration connect_timeout = absl::Seconds(10);  // of one attempt; >= 100 ms
+  int max_receive_message_bytes = 4 << 20;             // 64 KiB to 1 GiB
+  int max_send_message_bytes = 256 << 20;              // 64 KiB to 1 GiB
   // Pings while a call waits. gRPC servers refuse more than one in 5 minutes by default.
   absl::Duration keepalive_interval = absl::Minutes(5);  // >= 10 s
   absl::Duration keepalive_timeout = absl::Seconds(20);  // >= 1 s

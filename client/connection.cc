@@ -35,7 +35,9 @@ std::shared_ptr<grpc::Channel> MakeChannel(const ClientOptions& options) {
   // Else a second try finds the channel still sulking about the first one.
   const int reconnect = Milliseconds(options.retry.initial_backoff) / 2;
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, std::max(reconnect, 1));
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, std::max(reconnect, 1));
+  // Despite its name, how long one attempt to connect may take.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
+                   Milliseconds(options.connect_timeout));
   if (IsLoopback(options.address)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetUserAgentPrefix("quire-client");
   return grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(),

@@ -36,6 +36,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadOption{"address is empty; name host:port", [](auto& o) { o.address = ""; }},
         BadOption{"deadline is 0; it must be at least 1ms",
                   [](auto& o) { o.deadline = absl::ZeroDuration(); }},
+        BadOption{"connect_timeout is 99ms; it must be at least 100ms",
+                  [](auto& o) { o.connect_timeout = absl::Milliseconds(99); }},
         BadOption{"max_receive_message_bytes is 0; it must be in [65536, 1073741824]",
                   [](auto& o) { o.max_receive_message_bytes = 0; }},
         BadOption{"max_send_message_bytes is -1; it must be in [65536, 1073741824]",

@@ -1,0 +1,17 @@
+#pragma once
+
+namespace quire::cli {
+
+// Texts of --help and --version.
+extern const char kVersion[];
+extern const char kSummary[];
+extern const char kFooter[];
+extern const char kGlobalFlagsHint[];
+extern const char kSummarizeExamples[];
+extern const char kAskExamples[];
+extern const char kGenerateExamples[];
+extern const char kScoreExamples[];
+extern const char kTokensExamples[];
+extern const char kModelsExamples[];
+
+}  // namespace quire::cli

@@ -1,0 +1,108 @@
+#include "client/cli/json.h"
+
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
+
+#include "client/error_details.h"
+
+namespace quire::cli {
+namespace {
+
+std::string WithoutPrefix(const std::string& name, size_t prefix) {
+  return name.size() > prefix ? name.substr(prefix) : "UNKNOWN";
+}
+
+}  // namespace
+
+Json Number(float value) {
+  if (!std::isfinite(value)) return nullptr;
+  char digits[32] = {};
+  std::to_chars(digits, digits + sizeof(digits) - 1, value);
+  return std::strtod(digits, nullptr);
+}
+
+std::string Dump(const Json& json) {
+  // What is not UTF-8, such as a path, is replaced rather than thrown at the user.
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+Json ToJson(const v1::Usage& usage) {
+  return {{"prompt_tokens", usage.prompt_tokens()},
+          {"cached_tokens", usage.cached_tokens()},
+          {"generated_tokens", usage.generated_tokens()}};
+}
+
+Json ToJson(const v1::Timings& timings) {
+  Json json = {{"queue_seconds", timings.queue_seconds()},
+               {"prefill_seconds", timings.prefill_seconds()},
+               {"decode_seconds", timings.decode_seconds()},
+               {"total_seconds", timings.total_seconds()}};
+  if (timings.has_time_to_first_token_seconds()) {
+    json["time_to_first_token_seconds"] = timings.time_to_first_token_seconds();
+  }
+  return json;
+}
+
+Json ToJson(const v1::ByteSpan& span) {
+  return {{"begin", span.begin()}, {"end", span.end()}};
+}
+
+Json ToJson(const v1::TokenLogprob& token) {
+  return {{"id", token.token_id()}, {"logprob", Number(token.logprob())}};
+}
+
+Json ToJson(const v1::GeneratedToken& token) {
+  Json json = {{"id", token.token_id()}, {"logprob", Number(token.logprob())}};
+  if (token.top_size() == 0) return json;
+  Json& top = json["top"] = Json::array();
+  for (const auto& alternative : token.top()) top.push_back(ToJson(alternative));
+  return json;
+}
+
+Json ToJson(const v1::SpanScore& score) {
+  return {{"begin", score.span().begin()},
+          {"end", score.span().end()},
+          {"logprob", score.logprob()},
+          {"tokens", score.tokens()}};
+}
+
+Json ToJson(const v1::Model& model) {
+  return {{"name", model.name()},
+          {"architecture", model.architecture()},
+          {"parameters", model.parameters()},
+          {"context_tokens", model.context_tokens()},
+          {"vocab_size", model.vocab_size()},
+          {"compute_type", model.compute_type()},
+          {"weight_bytes", model.weight_bytes()},
+          {"kv_cache_bytes", model.kv_cache_bytes()},
+          {"kv_cache_tokens", model.kv_cache_tokens()},
+          {"instruction_tuned", model.instruction_tuned()}};
+}
+
+std::string Name(v1::FinishReason reason) {
+  return WithoutPrefix(v1::FinishReason_Name(reason), sizeof("FINISH_REASON_") - 1);
+}
+
+std::string Name(v1::SummaryStrategy strategy) {
+  return WithoutPrefix(v1::SummaryStrategy_Name(strategy),
+                       sizeof("SUMMARY_STRATEGY_") - 1);
+}
+
+Json ErrorToJson(const absl::Status& error) {
+  const client::ErrorDetails details = client::GetErrorDetails(error);
+  Json json = {{"code", absl::StatusCodeToString(error.code())},
+               {"message", std::string(error.message())}};
+  if (!details.reason.empty()) json["reason"] = details.reason;
+  for (const auto& violation : details.field_violations) {
+    json["field_violations"].push_back(
+        {{"field", violation.field}, {"description", violation.description}});
+  }
+  if (details.retry_delay) {
+    json["retry_delay_seconds"] = absl::ToDoubleSeconds(*details.retry_delay);
+  }
+  if (!details.request_id.empty()) json["request_id"] = details.request_id;
+  return json;
+}
+
+}  // namespace quire::cli

@@ -60,6 +60,10 @@ class Scorer {
   }
 
   absl::Status RunWindow(const Window& window, int32_t number) {
+    // One window may be over before its stream can hear of a cancellation.
+    if (cancellation_ != nullptr && cancellation_->cancelled()) {
+      return absl::CancelledError("the scoring was cancelled");
+    }
     const auto read = tokens_.subspan(window.begin, window.end - window.begin);
     EngineRequest request;
     request.work =

@@ -20,7 +20,7 @@ namespace {
 
 // Between the parts' summaries.
 constexpr char kSeparator[] = "\n\n";
-// A progress event for each so many generated tokens.
+// A progress event for the first and then each so many generated tokens.
 constexpr int64_t kTokensPerReport = 16;
 
 // A text and its tokens, without the white space around it.
@@ -206,6 +206,11 @@ class AbstractiveRun {
   absl::Status RunPass(absl::Span<const TokenId> document, const std::string& instruction,
                        int32_t max_new_tokens, const WorkAhead& ahead,
                        AnswerWriter& writer) {
+    // One pass may be over before its stream can hear of a cancellation: look between
+    // passes.
+    if (job_.cancellation != nullptr && job_.cancellation->cancelled()) {
+      return absl::CancelledError("the summary was cancelled");
+    }
     GenerateRequest generate;
     QUIRE_ASSIGN_OR_RETURN(generate.prompt,
                            prompts_.Build(job_.model.tokenizer, document, instruction));
@@ -232,7 +237,7 @@ class AbstractiveRun {
       return job_.observer.OnProgress(progress_.OnPrefill(prefill->done_tokens));
     }
     const SummaryProgress progress = progress_.OnToken();
-    if (progress.done_tokens % kTokensPerReport == 0) {
+    if (progress.done_tokens % kTokensPerReport == 1) {
       QUIRE_RETURN_IF_ERROR(job_.observer.OnProgress(progress));
     }
     return writer.Push(std::get<TokenScore>(event).token);

@@ -22,15 +22,15 @@ class StreamDecoder {
   std::string pending_;
 };
 
-// Finds stop strings in a stream of text pieces. Text that might be the start of a stop string
-// is held back. Not thread-safe; one per stream.
+// Finds stop strings in a stream of text pieces. Text that might be the start of a stop
+// string is held back. Not thread-safe; one per stream.
 class StopMatcher {
  public:
   explicit StopMatcher(std::vector<std::string> stops) : stops_(std::move(stops)) {}
   struct Output {
-    std::string text;              // safe to show; ends before the stop string
+    std::string text;  // safe to show; ends before the stop string
     bool stopped = false;
-    std::string stop;              // which one, when stopped
+    std::string stop;  // which one, when stopped
   };
   Output Push(std::string_view piece);  // REQUIRES: not stopped before
   std::string Finish();                 // text held back

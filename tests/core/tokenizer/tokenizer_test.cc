@@ -141,6 +141,41 @@ TEST(TokenizerTest, SpansOfComposedCharactersAreThoseOfTheText) {
   EXPECT_EQ(encoding.spans.end()[-1], (ByteSpan{6, 7}));
 }
 
+TEST(TokenizerTest, SpansOfParsedSpecialTokensAreTheirText) {
+  const Tokenizer& tokenizer = NamedTokenizer("quire-135m");
+  const Encoding encoding =
+      tokenizer.EncodeWithSpans("x<|im_end|>y", false, true).value();
+  EXPECT_EQ(encoding.ids[1], 2);
+  EXPECT_THAT(encoding.spans,
+              ElementsAre(ByteSpan{0, 1}, ByteSpan{1, 11}, ByteSpan{11, 12}));
+}
+
+// Long texts are cut into pieces: what the post-processor adds must come once.
+TEST(TokenizerTest, ALongTextHasOneBeginningAndOneEnd) {
+  nlohmann::json json = testing::GoldenJson("llama3_like.json");
+  json["post_processor"] = nlohmann::json::parse(R"({"type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "<|begin_of_text|>", "type_id": 0}},
+               {"Sequence": {"id": "A", "type_id": 0}},
+               {"SpecialToken": {"id": "<|eot_id|>", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {
+      "<|begin_of_text|>": {"id": "<|begin_of_text|>", "ids": [600],
+                            "tokens": ["<|begin_of_text|>"]},
+      "<|eot_id|>": {"id": "<|eot_id|>", "ids": [601], "tokens": ["<|eot_id|>"]}}})");
+  const Tokenizer tokenizer = Tokenizer::Parse(json.dump()).value();
+  const std::string text = testing::LongText();
+  std::vector<TokenId> expected = testing::Ids(tokenizer, text, false, false);
+  expected.insert(expected.begin(), 600);
+  expected.push_back(601);
+  EXPECT_EQ(testing::Ids(tokenizer, text, true, false), expected);
+  const Encoding encoding = tokenizer.EncodeWithSpans(text, true, false).value();
+  EXPECT_EQ(encoding.ids, expected);
+  const auto size = static_cast<int64_t>(text.size());
+  EXPECT_EQ(encoding.spans.front(), (ByteSpan{0, 0}));
+  EXPECT_EQ(encoding.spans.back(), (ByteSpan{size, size}));
+  EXPECT_EQ(encoding.spans.end()[-2].end, size);
+}
+
 TEST(TokenizerTest, TheSpacePutBeforeATextCoversNothing) {
   const Tokenizer& tokenizer = NamedTokenizer("llama2_like");
   const Encoding flag = tokenizer.EncodeWithSpans("\U0001F1EB", true, false).value();

@@ -1,6 +1,6 @@
 """Makes the tokenizer goldens with Hugging Face's own Python package.
 
-    pip install tokenizers==0.22.2
+    pip install tokenizers==0.22.2  # ids are the same with 0.23
     python tests/golden/tokenizer/make_tokenizer_goldens.py
 
 Reads nasty_texts.json and the bundled models' tokenizers and writes golden_ids.json. Three

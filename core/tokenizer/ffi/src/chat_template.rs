@@ -46,11 +46,11 @@ impl ChatTemplate {
         environment.set_lstrip_blocks(true);
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(unknown_method_callback);
+        // Values print as in Python: None, True, ['a']. (Not so where `~` joins them to a string.)
         environment.set_formatter(|out, _, value| {
-            let mut text = String::new();
-            python::write_str(&mut text, value)?;
-            out.write_str(&text).map_err(Error::from)
+            out.write_str(&python::str(value)?).map_err(Error::from)
         });
+        environment.add_filter("string", |value: Value| python::str(&value));
         environment.add_filter("tojson", python::tojson);
         environment.add_function("raise_exception", raise_exception);
         environment

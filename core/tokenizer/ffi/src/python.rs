@@ -4,16 +4,28 @@
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
+/// Lists in lists in lists: no template needs more, and the functions below recurse.
+const MAX_DEPTH: usize = 64;
+
 /// How Python's str() prints a value: strings as they are, the rest as repr().
-pub fn write_str(out: &mut String, value: &Value) -> Result<(), Error> {
+pub fn str(value: &Value) -> Result<String, Error> {
+    let mut out = String::new();
     match value.as_str() {
         Some(text) => out.push_str(text),
-        None => write_repr(out, value)?,
+        None => write_repr(&mut out, value, 0)?,
+    }
+    Ok(out)
+}
+
+fn check_depth(depth: usize) -> Result<(), Error> {
+    if depth > MAX_DEPTH {
+        return Err(invalid(&format!("a value is nested over {MAX_DEPTH} deep")));
     }
     Ok(())
 }
 
-fn write_repr(out: &mut String, value: &Value) -> Result<(), Error> {
+fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+    check_depth(depth)?;
     match value.kind() {
         ValueKind::Undefined => {}
         ValueKind::None => out.push_str("None"),
@@ -23,7 +35,7 @@ fn write_repr(out: &mut String, value: &Value) -> Result<(), Error> {
             out.push('[');
             for (i, item) in value.try_iter()?.enumerate() {
                 out.push_str(if i == 0 { "" } else { ", " });
-                write_repr(out, &item)?;
+                write_repr(out, &item, depth + 1)?;
             }
             out.push(']');
         }
@@ -31,9 +43,9 @@ fn write_repr(out: &mut String, value: &Value) -> Result<(), Error> {
             out.push('{');
             for (i, key) in value.try_iter()?.enumerate() {
                 out.push_str(if i == 0 { "" } else { ", " });
-                write_repr(out, &key)?;
+                write_repr(out, &key, depth + 1)?;
                 out.push_str(": ");
-                write_repr(out, &value.get_item(&key)?)?;
+                write_repr(out, &value.get_item(&key)?, depth + 1)?;
             }
             out.push('}');
         }
@@ -98,6 +110,7 @@ pub fn tojson(value: Value, options: Kwargs) -> Result<Value, Error> {
 
 impl Json {
     fn write(&self, out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+        check_depth(depth)?;
         match value.kind() {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),

@@ -107,11 +107,9 @@ void AddGenerate(CLI::App& app, GenerateFlags& flags) {
   command->add_option("--system", flags.system,
                       "A system message before it; implies --chat");
   command->add_option("--stop", flags.stop, "End before this string; may be repeated")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+      ->allow_extra_args(false);
   command->add_option("--stop-token-id", flags.stop_token_ids, "The same for a token")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+      ->allow_extra_args(false);
   command->add_flag("--ignore-eos", flags.ignore_eos,
                     "Go on after the model's end token");
   command->add_flag("--logprobs", flags.logprobs, "With --json: each token's logprob");

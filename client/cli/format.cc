@@ -70,7 +70,7 @@ absl::StatusOr<absl::Duration> ParseTimeout(std::string_view text) {
   const std::string value(text);
   absl::Duration duration;
   double seconds = 0;
-  if (absl::SimpleAtod(value, &seconds)) {
+  if (absl::SimpleAtod(value, &seconds) && !std::isnan(seconds)) {
     duration = absl::Seconds(seconds);
   } else if (!absl::ParseDuration(value, &duration)) {
     return absl::InvalidArgumentError(absl::StrFormat(

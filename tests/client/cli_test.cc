@@ -82,10 +82,11 @@ TEST_F(CliTest, ProgressIsDrawnOnATerminalAndErasedBeforeText) {
   EXPECT_EQ(
       result.err,
       "\r\x1b[KReading  ..............................    0%  0/6,000 tokens"
-      "\r\x1b[KReading  ##########....................   34%  2,048/6,000 tokens  ETA 3s"
-      "\r\x1b[KReading  ##############.......   68%  4,096/6,000 tokens  2,048 tok/s  "
+      "\r\x1b[KReading  #######................   34%  2,048/6,000 tokens  2,048 tok/s  "
+      "ETA 3s"
+      "\r\x1b[KReading  ###############........   68%  4,096/6,000 tokens  2,048 tok/s  "
       "ETA 1s"
-      "\r\x1b[KReading  #####################  100%  6,000/6,000 tokens  2,000 tok/s  "
+      "\r\x1b[KReading  #######################  100%  6,000/6,000 tokens  2,000 tok/s  "
       "ETA 0s"
       "\r\x1b[K\n" +
           std::string(kFigures));

@@ -33,10 +33,13 @@ TEST(RenderProgressTest, WideTerminalShowsEverything) {
 }
 
 TEST(RenderProgressTest, NarrowTerminalKeepsWhatMatters) {
-  EXPECT_EQ(RenderProgress(Half(), 1234.4, 80, false),
-            "Reading  ############.............   50%  1,234 tok/s  ETA 3m05s  pass 1/3");
+  EXPECT_EQ(
+      RenderProgress(Half(), 1234.4, 80, false),
+      "Reading  #####.....   50%  3,000/6,000 tokens  1,234 tok/s  ETA 3m05s  pass 1/3");
+  EXPECT_EQ(RenderProgress(Half(), 1234.4, 70, false),
+            "Reading  ##########..........   50%  1,234 tok/s  ETA 3m05s  pass 1/3");
   EXPECT_EQ(RenderProgress(Half(), 1234.4, 40, false),
-            "Reading  #######.......   50%  ETA 3m05s");
+            "Reading  ######.......   50%  ETA 3m05s");
   EXPECT_EQ(RenderProgress(Half(), 1234.4, 20, false), "Reading   50%");
   EXPECT_EQ(RenderProgress(Half(), 1234.4, 10, false), "Reading");
   EXPECT_EQ(RenderProgress(Half(), 1234.4, 5, false), "");
@@ -58,10 +61,8 @@ TEST(RenderProgressTest, NeverFillsTheLastColumn) {
 TEST(RenderProgressTest, UnicodeBar) {
   v1::Progress progress = Half();
   EXPECT_EQ(RenderProgress(progress, std::nullopt, 32, true),
-            "Reading  "
-            "\u2501\u2501\u2501\u2501\u2501\u2501\u2501\u2500\u2500\u2500\u2500\u2500"
-            "\u2500\u2500"
-            "\u2500   50%");
+            "Reading  \u2501\u2501\u2501\u2501\u2501\u2501\u2501\u2501"
+            "\u2500\u2500\u2500\u2500\u2500\u2500\u2500\u2500   50%");
 }
 
 TEST(RenderProgressTest, OutOfRangeCountsAreClamped) {
@@ -70,10 +71,10 @@ TEST(RenderProgressTest, OutOfRangeCountsAreClamped) {
   progress.set_passes(1);
   progress.set_done_tokens(9000);
   EXPECT_EQ(RenderProgress(progress, std::nullopt, 40, false),
-            "Reading  #####################  100%");
+            "Reading  ########################  100%");
   progress.set_done_tokens(-1);
   EXPECT_EQ(RenderProgress(progress, std::nullopt, 40, false),
-            "Reading  .....................    0%");
+            "Reading  ........................    0%");
 }
 
 TEST(RenderProgressTest, AlmostDoneIsNotDone) {

@@ -44,16 +44,20 @@ void BatchCall::StartBatch() {
 // Runs on gRPC's thread and only copies: the work is the handler's.
 void BatchCall::OnReadDone(bool ok) {
   if (!ok) return inbox_.Close();
-  v1::ScoreBatchRequest message;
-  absl::StatusOr<bool> more = ParseRequest(incoming_, message);
-  incoming_.Clear();
-  if (more.ok()) more = inbox_.Push(std::move(message));
+  const absl::StatusOr<bool> more = Receive();
   if (!more.ok()) {
     stream().End(more.status());
     inbox_.Close();
   } else if (*more) {
     StartRead(&incoming_);
   }
+}
+
+absl::StatusOr<bool> BatchCall::Receive() {
+  v1::ScoreBatchRequest message;
+  QUIRE_RETURN_IF_ERROR(ParseRequest(incoming_, message));
+  incoming_.Clear();
+  return inbox_.Push(std::move(message));
 }
 
 void BatchCall::OnCancel() {

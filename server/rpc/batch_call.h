@@ -1,5 +1,6 @@
 #pragma once
 
+#include "absl/status/statusor.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
 #include "server/rpc/batch_inbox.h"
@@ -21,6 +22,7 @@ class BatchCall final
   void OnCancel() override;
 
  private:
+  absl::StatusOr<bool> Receive();
   absl::Status Handle(OutputStream& stream, CallContext& call);
   absl::Status ScoreOne(const BatchText& text, OutputStream& stream, CallContext& call);
 

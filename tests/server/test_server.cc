@@ -1,0 +1,177 @@
+#include "tests/server/test_server.h"
+
+#include <thread>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "core/base/check.h"
+#include "google/rpc/status.pb.h"
+#include "prometheus/text_serializer.h"
+
+namespace quire::server {
+namespace {
+
+constexpr char kTemplate[] =
+    "{% for m in messages %}"
+    "{% if m['role'] == 'nobody' %}{{ raise_exception('no such role') }}{% endif %}"
+    "{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:";
+
+Tokenizer LoadTokenizer() {
+  auto tokenizer = Tokenizer::Load(QUIRE_MODELS_DIR "/quire-19m/tokenizer.json");
+  QUIRE_CHECK(tokenizer.ok());
+  return *std::move(tokenizer);
+}
+
+ModelConfig SmallConfig(int32_t context_tokens) {
+  return {.num_layers = 1,
+          .hidden_size = 8,
+          .intermediate_size = 16,
+          .num_heads = 2,
+          .num_kv_heads = 1,
+          .head_dim = 4,
+          .vocab_size = kTestVocabulary,
+          .max_positions = context_tokens,
+          .tie_embeddings = true};
+}
+
+std::unique_ptr<ServedModel> MakeModel(const TestServerOptions& options, FakeModel& fake,
+                                       EngineObserver& observer) {
+  auto model = std::make_unique<ServedModel>(
+      ServedModel{.text = TextModel{.name = "tiny",
+                                    .config = SmallConfig(options.context_tokens),
+                                    .tokenizer = LoadTokenizer()}});
+  if (options.chat) {
+    auto chat = ChatTemplate::Parse(kTemplate, "", "");
+    QUIRE_CHECK(chat.ok());
+    auto prompts = PromptSet::FromChatTemplate(*chat);
+    QUIRE_CHECK(prompts.ok());
+    model->text.chat_template = *std::move(chat);
+    model->text.prompts = *std::move(prompts);
+  }
+  if (options.begin_token) model->begin_tokens = {1};
+  model->text.defaults.max_new_tokens = 8;
+  model->text.stop_tokens = {0};
+  model->parameters = CountParameters(model->text.config);
+  model->compute_type = "float32";
+  const KvGeometry kv{.num_blocks = options.context_tokens / 64 * 4,
+                      .tokens_per_block = 64};
+  model->kv_cache_tokens = kv.capacity_tokens();
+  auto engine = Engine::Start({.kv = kv,
+                               .model = {kTestVocabulary, options.context_tokens},
+                               .chunk_tokens = options.chunk_tokens,
+                               .max_waiting = options.calls.max_waiting + 1},
+                              fake.MakeRunner(), &observer, SystemClock());
+  QUIRE_CHECK(engine.ok());
+  model->text.engine = *std::move(engine);
+  return model;
+}
+
+template <typename Detail>
+std::optional<Detail> DetailOf(const grpc::Status& status) {
+  google::rpc::Status wire;
+  if (!wire.ParseFromString(status.error_details())) return std::nullopt;
+  Detail detail;
+  for (const auto& any : wire.details()) {
+    if (any.UnpackTo(&detail)) return detail;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+TestServer::TestServer(TestServerOptions options)
+    : options_(options),
+      fake_(kTestVocabulary),
+      metrics_(registry_),
+      step_metrics_(metrics_),
+      log_(Log::Format::kJson, LogLevel::kInfo,
+           [this](const std::string& line) {
+             std::lock_guard lock(log_mutex_);
+             log_lines_.push_back(line);
+           }),
+      engines_(state_),
+      services_(options.calls, state_, metrics_, log_, SystemClock()) {
+  auto server = GrpcServer::Start({"127.0.0.1:0", options.max_message_bytes}, services_);
+  QUIRE_CHECK(server.ok());
+  grpc_ = *std::move(server);
+  const auto channel = NewChannel();
+  inference_ = v1::InferenceService::NewStub(channel);
+  models_ = v1::ModelService::NewStub(channel);
+  if (options.serve) Serve();
+}
+
+TestServer::~TestServer() { fake_.Release(); }
+
+void TestServer::Serve() {
+  std::vector<std::unique_ptr<ServedModel>> models;
+  models.push_back(MakeModel(options_, fake_, step_metrics_));
+  auto registry = ModelRegistry::Make(std::move(models));
+  QUIRE_CHECK(registry.ok());
+  state_.Serve(*std::move(registry));
+  grpc_->SetServing(true);
+}
+
+const Tokenizer& TestServer::tokenizer() const {
+  return state_.models()->models()[0]->text.tokenizer;
+}
+
+std::shared_ptr<grpc::Channel> TestServer::NewChannel(
+    grpc::ChannelArguments arguments) const {
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetMaxSendMessageSize(-1);
+  return grpc::CreateCustomChannel(grpc_->address(), grpc::InsecureChannelCredentials(),
+                                   arguments);
+}
+
+std::vector<std::string> TestServer::log() const {
+  std::lock_guard lock(log_mutex_);
+  return log_lines_;
+}
+
+double TestServer::Metric(const std::string& series) const {
+  std::vector<prometheus::MetricFamily> families = registry_.Collect();
+  for (auto& family : engines_.Collect()) families.push_back(std::move(family));
+  const std::string page = prometheus::TextSerializer().Serialize(families);
+  for (const absl::string_view line : absl::StrSplit(page, '\n')) {
+    double value = 0;
+    if (absl::StartsWith(line, absl::StrCat(series, " ")) &&
+        absl::SimpleAtod(line.substr(series.size() + 1), &value)) {
+      return value;
+    }
+  }
+  return -1;
+}
+
+bool TestServer::WaitForMetric(const std::string& series, double value) const {
+  const absl::Time end = absl::Now() + absl::Seconds(30);
+  while (Metric(series) < value) {
+    if (absl::Now() > end) return false;
+    absl::SleepFor(absl::Milliseconds(2));
+  }
+  return true;
+}
+
+std::string FieldViolation(const grpc::Status& status) {
+  const auto detail = DetailOf<google::rpc::BadRequest>(status);
+  if (!detail.has_value() || detail->field_violations().empty()) return "";
+  const auto& violation = detail->field_violations(0);
+  return absl::StrCat(violation.field(), ": ", violation.description());
+}
+
+std::string Reason(const grpc::Status& status) {
+  const auto detail = DetailOf<google::rpc::ErrorInfo>(status);
+  return detail.has_value() && detail->domain() == "quire" ? detail->reason() : "";
+}
+
+double RetrySeconds(const grpc::Status& status) {
+  const auto detail = DetailOf<google::rpc::RetryInfo>(status);
+  if (!detail.has_value()) return -1;
+  return static_cast<double>(detail->retry_delay().seconds()) +
+         1e-9 * detail->retry_delay().nanos();
+}
+
+}  // namespace quire::server

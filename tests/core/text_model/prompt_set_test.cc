@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <fstream>
+#include <iterator>
 #include <string>
 
 #include "core/tokenizer/chat_template.h"
@@ -119,6 +121,27 @@ TEST(PromptSetTest, BuildsWhatTheWholeStringTokenisesTo) {
       Prompts().Build(Tokenizer135(), Encode(document, false), instruction).value();
   EXPECT_EQ(ids, Encode("<|im_start|>user\n" + document + "\n\n" + instruction +
                             "<|im_end|>\n<|im_start|>assistant\n",
+                        true));
+}
+
+// models/quire-135m/README.md: the format the model was trained on.
+TEST(PromptSetTest, BundledModelsPrompt) {
+  std::ifstream file(std::string(QUIRE_MODELS_DIR) + "/quire-135m/prompts.json");
+  const std::string json(std::istreambuf_iterator<char>(file), {});
+  const PromptSet prompts = PromptSet::FromJson(json).value();
+  EXPECT_EQ(prompts.max_new_tokens(), 420);
+  EXPECT_FLOAT_EQ(prompts.sampling().repetition_penalty, 1.15f);
+  EXPECT_EQ(prompts.sampling().no_repeat_ngram, 5);
+  const std::string document = "CHAPTER I\n\n\u201CWell!\u201D thought Alice.";
+  const std::vector<TokenId> ids = prompts
+                                       .Build(Tokenizer135(), Encode(document, false),
+                                              prompts.Instruction("", 203, false))
+                                       .value();
+  EXPECT_EQ(ids, Encode("<|im_start|>system\nYou are a careful reader of long documents."
+                        "<|im_end|>\n<|im_start|>user\n" +
+                            document +
+                            "\n\nSummarize the document. Use about 200 words.<|im_end|>\n"
+                            "<|im_start|>assistant\n",
                         true));
 }
 

@@ -85,7 +85,8 @@ show_counters() {
   say "its own count, from http://$http_address/metrics:"
   python3 -c 'import sys, urllib.request as request
 print(request.urlopen(sys.argv[1], timeout=10).read().decode())' "http://$http_address/metrics" |
-    grep -E '^quire_(prompt_tokens|generated_tokens|requests)_total' | sed 's/^/  /' >&2
+    grep -E '^quire_(prompt_tokens_total|generated_tokens_total|request_seconds_count)' |
+    sed 's/^/  /' >&2
 }
 
 say_how_to_go_on() {

@@ -5,6 +5,7 @@ a local folder, and dpkg-query, apt-get, id, cargo and df are small scripts in f
 """
 
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -221,6 +222,18 @@ class SetupTest(unittest.TestCase):
         code, output = self.setup()
         self.assertEqual(code, 1, output)
         self.assertIn(".deps is in the way", output)
+
+    def test_models_agree_with_the_lock_about_their_base(self):
+        with open(os.path.join(DEPLOY, "locks/base.sha256"), encoding="utf-8") as file:
+            lock = {name: digest for digest, name in map(str.split, file)}
+        models = os.path.join(DEPLOY, "..", "models")
+        found = [os.path.join(models, m, "base.json") for m in os.listdir(models)]
+        bases = {}
+        for path in filter(os.path.exists, found):
+            with open(path, encoding="utf-8") as file:
+                base = json.load(file)
+            bases[base["file"]] = base["sha256"]
+        self.assertEqual(bases, lock)
 
     def test_unknown_option(self):
         self.assertEqual(self.setup("--frobnicate")[0], 2)

@@ -159,7 +159,8 @@ TEST(ModelConfigTest, RopeInTheLayoutOfTransformers5) {
 TEST(ModelConfigTest, Yarn) {
   const ModelConfig qwen =
       Parsed(Config("qwen2", R"("num_key_value_heads": 2, "rope_theta": 1e6,
-      "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768})"));
+      "rope_scaling": {"type": "yarn", "factor": 4.0,
+                       "original_max_position_embeddings": 32768})"));
   EXPECT_EQ(qwen.rope.type, RopeType::kYarn);
   EXPECT_NEAR(qwen.rope.attention_factor, 1.138629436111989, 1e-12);
   EXPECT_EQ(qwen.rope.beta_fast, 32.0);

@@ -99,7 +99,8 @@ TEST(LoraTest, EveryLinearLayerAndTheUntiedHead) {
   }
   adapter.Pair("lm_head", 20, 8);
   const std::string config = AdapterConfig(
-      R"(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"])");
+      R"(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+          "lm_head"])");
   const auto updates = adapter.Parse(config);
   ASSERT_TRUE(updates.ok()) << updates.status();
   EXPECT_EQ(updates->size(), 15u);

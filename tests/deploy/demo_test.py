@@ -56,6 +56,7 @@ class DemoTest(unittest.TestCase):
     def start(self, *arguments):
         return subprocess.Popen(
             ["bash", os.path.join(self.repo, "deploy/demo.sh"), *arguments],
+            env={**os.environ, "TMPDIR": self.repo},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 

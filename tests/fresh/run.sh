@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Runs README's two commands on a bare Debian 12: a minimal system without git, curl, Python,
-# make or a compiler, made by debootstrap and entered by chroot. Wants root and debootstrap.
+# make or a compiler, made by debootstrap and entered by chroot. Then does what the image's last
+# stage does (deploy/Dockerfile): installs, carries the result to a second bare system, and
+# starts the server there without root. Wants root and debootstrap.
 #
 #   bash tests/fresh/run.sh [--dir DIR] [--keep] [--only COMMAND]
 #
-# --dir DIR       make the system in DIR, which must not exist (default: a temporary folder)
-# --keep          leave the system there afterwards (never its mounts)
-# --only COMMAND  run this in the repository instead, as: --only "bash deploy/setup.sh"
+# --dir DIR       make the systems in DIR, which must not exist (default: a temporary folder)
+# --keep          leave the systems there afterwards (never their mounts)
+# --only COMMAND  run just this in the repository, as: --only "bash deploy/setup.sh"
 #
 # What is tested is the commit HEAD. How the machine reaches the network (mirror, date checks,
 # proxy, certificates, name service) is taken from this machine's own settings.
@@ -15,9 +17,10 @@ set -euo pipefail
 # shellcheck source=../../deploy/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../deploy/common.sh"
 
-system=""
+top=""
 keep=""
-commands=("bash deploy/demo.sh" "bash tests/run.sh")
+only=""
+commands=("bash deploy/demo.sh" "bash tests/run.sh" "bash deploy/install.sh /opt/quire")
 times=()
 
 parse_arguments() {
@@ -25,36 +28,36 @@ parse_arguments() {
     case "$1" in
       --help | -h) print_help && exit 0 ;;
       --keep) keep=1 ;;
-      --dir) system="${2:?--dir wants a folder}" && shift ;;
-      --only) commands=("${2:?--only wants a command}") && shift ;;
+      --dir) top="${2:?--dir wants a folder}" && shift ;;
+      --only) only="${2:?--only wants a command}" && commands=("$only") && shift ;;
       *) say "unknown argument '$1'; see --help" && exit 2 ;;
     esac
     shift
   done
   [[ "$(id -u)" == 0 ]] || die "debootstrap and chroot want root"
   command -v debootstrap >/dev/null || die "there is no debootstrap; apt-get install debootstrap"
-  [[ -z "$system" || ! -e "$system" ]] || die "$system is there already"
+  [[ -z "$top" || ! -e "$top" ]] || die "$top is there already"
 }
 
-# Everything mounted below the system, the deepest first.
-mounts() { awk -v top="$system/" 'index($2, top) == 1 {print $2}' /proc/mounts | sort -r; }
+# Everything mounted in the systems, the deepest first.
+mounts() { awk -v top="$top/" 'index($2, top) == 1 {print $2}' /proc/mounts | sort -r; }
 
 clean_up() {
   local status=$? mount pid
   trap - EXIT INT TERM
   # What a failed command left running in there would hold the mounts.
   for pid in /proc/[0-9]*; do
-    if [[ "$(readlink "$pid/root")" == "$system" ]]; then kill -KILL "${pid#/proc/}" || true; fi
+    if [[ "$(readlink "$pid/root")" == "$top"/* ]]; then kill -KILL "${pid#/proc/}" || true; fi
   done 2>/dev/null
   while read -r mount; do
     umount "$mount" 2>/dev/null || umount --lazy "$mount" || true
   done < <(mounts)
   if [[ -n "$(mounts)" ]]; then
-    say "still mounted, so $system is not removed: $(mounts | xargs)"
+    say "still mounted, so $top is not removed: $(mounts | xargs)"
   elif [[ -z "$keep" ]]; then
-    rm -rf --one-file-system "$system"
+    rm -rf --one-file-system "$top"
   else
-    say "the system is left in $system"
+    say "the systems are left in $top"
   fi
   exit "$status"
 }
@@ -78,9 +81,9 @@ make_system() {
   local address
   address="$(mirror)"
   [[ -n "$address" ]] || die "no apt source of Debian bookworm is set up on this machine"
-  debootstrap --variant=minbase bookworm "$system" "$address" >"$system.log" 2>&1 ||
-    { tail -n 20 "$system.log" && die "debootstrap failed"; }
-  rm -f "$system.log"
+  debootstrap --variant=minbase bookworm "$system" "$address" >"$top/debootstrap.log" 2>&1 ||
+    { tail -n 20 "$top/debootstrap.log" && die "debootstrap failed"; }
+  cp -a "$system" "$image"
 }
 
 # Apt's sources of Debian itself, and its settings of dates, proxies and retries.
@@ -103,8 +106,11 @@ copy_host_settings() {
   for file in /etc/pip.conf "$HOME/.config/pip/pip.conf" "$HOME/.cargo/config.toml"; do
     [[ ! -f "$file" ]] || install -D "$file" "$system${file/#$HOME//root}"
   done
-  mount --bind /proc "$system/proc"
-  mount --bind /dev "$system/dev"
+  local folder
+  for folder in "$system" "$image"; do
+    mount --bind /proc "$folder/proc"
+    mount --bind /dev "$folder/dev"
+  done
 }
 
 # A command in the system, with this machine's proxies and, where it names them, certificates.
@@ -134,14 +140,40 @@ copy_repository() {
   git -C "$repo_dir" archive HEAD | tar -x -C "$system/root/quire"
 }
 
+# In the second system, as the image's user.
+in_image() {
+  env -i PATH=/opt/quire/bin:/usr/bin:/bin QUIRE_BASE_DIR=/opt/quire/share/quire/base \
+    chroot --userspec=10001:10001 "$image" "$@"
+}
+
+# The image's command, health check and stop signal; on free ports, which all systems share.
+try_image() {
+  local server address
+  cp -a "$system/opt/quire" "$image/opt/"
+  in_image quire-server --model /opt/quire/share/quire/models/quire-135m \
+    --listen 127.0.0.1:0 --http-listen 127.0.0.1:0 --port-file /tmp/ports &
+  server=$!
+  for _ in {1..120}; do
+    [[ ! -s "$image/tmp/ports" ]] || break
+    kill -0 "$server" || die "the server ended before it was ready"
+    sleep 1
+  done
+  address="$(sed -n 's/^grpc=//p' "$image/tmp/ports")"
+  in_image quire --server "$address" models
+  kill -TERM "$server"
+  wait "$server" || die "the server ended with $? on SIGTERM"
+}
+
 main() {
   parse_arguments "$@"
-  system="${system:-$(mktemp -d -u)}"
+  top="${top:-$(mktemp -d -u)}"
   trap clean_up EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM
-  mkdir "$system"
-  system="$(cd "$system" && pwd -P)"
+  mkdir "$top"
+  top="$(cd "$top" && pwd -P)"
+  system="$top/system"
+  image="$top/image"
   step "debootstrap (minbase, bookworm)" make_system
   step "this machine's network settings" copy_host_settings
   step "certificates" copy_certificates
@@ -150,6 +182,7 @@ main() {
   for command in "${commands[@]}"; do
     step "$command" inside bash -c "cd /root/quire && $command"
   done
+  [[ -n "$only" ]] || step "the image's last stage, without root" try_image
   printf '\n=== passed; seconds of each step\n'
   printf '%s\n' "${times[@]}"
 }

@@ -68,12 +68,16 @@ class SummaryObserver {
                               const std::vector<ByteSpan>& sources) = 0;
 };
 
-// Summarises `text` (UTF-8, not empty) and blocks the calling thread until done.
-// Abstractive: one pass if the prompt fits the window, else the document is cut along
-// paragraphs, the parts are summarised, and their summaries are summarised. Extractive:
-// the sentences that the model's own scores favour, in the document's order.
-// kInvalidArgument names the field; kFailedPrecondition: abstractive with a model that
-// has no prompts; the engine's and the observer's errors.
+// Summarises `text` (UTF-8, not only white space) and blocks the calling thread until
+// done. Abstractive: one pass if document, prompt and answer fit the context; else the
+// document is cut along paragraphs into parts of about the same size, each part is
+// summarised (in a share of the words), and the summaries together are summarised, in
+// parts again if they must be. Only the last pass's text is reported. An unset
+// max_new_tokens follows from target_words (2 tokens a word), else is the prompt set's.
+// Extractive: the sentences that the model's own scores favour, in the document's order,
+// in at most target_words (unset: 150) words; see sentence_selection.h. kInvalidArgument
+// names the field; kFailedPrecondition: abstractive with a model that has no prompts; the
+// engine's and the observer's errors.
 absl::StatusOr<SummaryResult> Summarize(const TextModel& model, std::string_view text,
                                         const SummaryOptions& options, const Clock& clock,
                                         Cancellation* cancellation,

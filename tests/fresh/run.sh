@@ -140,17 +140,13 @@ copy_repository() {
   git -C "$repo_dir" archive HEAD | tar -x -C "$system/root/quire"
 }
 
-# In the second system, as the image's user.
-in_image() {
-  env -i PATH=/opt/quire/bin:/usr/bin:/bin QUIRE_BASE_DIR=/opt/quire/share/quire/base \
-    chroot --userspec=10001:10001 "$image" "$@"
-}
-
 # The image's command, health check and stop signal; on free ports, which all systems share.
 try_image() {
   local server address
+  local in_image=(env -i PATH=/opt/quire/bin:/usr/sbin:/usr/bin:/bin
+    QUIRE_BASE_DIR=/opt/quire/share/quire/base chroot --userspec=10001:10001 "$image")
   cp -a "$system/opt/quire" "$image/opt/"
-  in_image quire-server --model /opt/quire/share/quire/models/quire-135m \
+  "${in_image[@]}" quire-server --model /opt/quire/share/quire/models/quire-135m \
     --listen 127.0.0.1:0 --http-listen 127.0.0.1:0 --port-file /tmp/ports &
   server=$!
   for _ in {1..120}; do
@@ -159,7 +155,7 @@ try_image() {
     sleep 1
   done
   address="$(sed -n 's/^grpc=//p' "$image/tmp/ports")"
-  in_image quire --server "$address" models
+  "${in_image[@]}" quire --server "$address" models
   kill -TERM "$server"
   wait "$server" || die "the server ended with $? on SIGTERM"
 }

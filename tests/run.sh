@@ -37,7 +37,6 @@ main() {
   set_sanitizer_options
   bash "$deploy_dir/build.sh" --preset "$preset"
   cd "$repo_dir"
-  export QUIRE_BASE_DIR="$repo_dir/.deps/base"
   ctest --preset "$preset" -j 2 "$@"
 }
 

@@ -144,7 +144,7 @@ copy_repository() {
 try_image() {
   local server address
   local in_image=(env -i PATH=/opt/quire/bin:/usr/sbin:/usr/bin:/bin
-    QUIRE_BASE_DIR=/opt/quire/share/quire/base chroot --userspec=10001:10001 "$image")
+    chroot --userspec=10001:10001 "$image")
   cp -a "$system/opt/quire" "$image/opt/"
   "${in_image[@]}" quire-server --model /opt/quire/share/quire/models/quire-135m \
     --listen 127.0.0.1:0 --http-listen 127.0.0.1:0 --port-file /tmp/ports &

@@ -40,6 +40,9 @@ std::string Rate(double number) {
 
 std::string Seconds(double seconds) {
   if (!std::isfinite(seconds)) return "-";
+  if (seconds < 0.0995) {
+    return absl::StrFormat("%d ms", Whole(std::max(seconds, 0.0) * 1e3));
+  }
   if (seconds < 59.95) return absl::StrFormat("%.*f s", seconds < 9.995 ? 2 : 1, seconds);
   const int64_t whole = Whole(seconds);
   if (whole < 3600) return absl::StrFormat("%d min %02d s", whole / 60, whole % 60);

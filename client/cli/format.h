@@ -14,7 +14,7 @@ std::string WithCommas(int64_t number);
 // Three digits that matter: 0.83, 4.21, 58.7, "1,252"; "-" for what is not a finite
 // number.
 std::string Rate(double number);
-// "0.42 s", "12.3 s", "3 min 05 s", "1 h 02 min".
+// "42 ms", "0.42 s", "12.3 s", "3 min 05 s", "1 h 02 min".
 std::string Seconds(double seconds);
 // Shorter, for the progress line: "2s", "3m05s", "1h02m".
 std::string Countdown(double seconds);

@@ -54,7 +54,7 @@ std::string Quote(const std::string& text, const v1::ByteSpan& span) {
     rest.remove_prefix(character);
   }
   std::replace(quote.begin(), quote.end(), '\n', ' ');
-  return absl::StrCat("\"", quote, rest.empty() ? "\"" : "...\"");
+  return rest.empty() ? quote : quote + "...";
 }
 
 // Receives one summary's events.

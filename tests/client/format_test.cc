@@ -32,6 +32,8 @@ TEST(FormatTest, Rate) {
 }
 
 TEST(FormatTest, SecondsAndCountdown) {
+  EXPECT_EQ(Seconds(0), "0 ms");
+  EXPECT_EQ(Seconds(0.0424), "42 ms");
   EXPECT_EQ(Seconds(0.424), "0.42 s");
   EXPECT_EQ(Seconds(12.34), "12.3 s");
   EXPECT_EQ(Seconds(59.99), "1 min 00 s");

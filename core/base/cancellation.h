@@ -5,8 +5,8 @@
 
 namespace quire {
 
-// One request's "stop now", shared by the thread that decides (a client went away, a deadline
-// passed, the server drains) and those that work. Thread-safe.
+// One request's "stop now", shared by the thread that decides (a client went away, a
+// deadline passed, the server drains) and those that work. Thread-safe.
 class Cancellation {
  public:
   Cancellation();
@@ -18,8 +18,9 @@ class Cancellation {
   void Cancel();
   bool cancelled() const;
 
-  // Keeps a callback registered while it lives; its destructor waits for a running callback
-  // (unless called from that callback), so what the callback uses may be destroyed after it.
+  // Keeps a callback registered while it lives; its destructor waits for a running
+  // callback (unless called from that callback), so what the callback uses may be
+  // destroyed after it.
   class Registration {
    public:
     Registration() = default;

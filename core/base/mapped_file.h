@@ -8,8 +8,8 @@
 
 namespace quire {
 
-// A read-only memory-mapped file. Movable; the bytes live as long as it, and moving it does
-// not move them. Safe to read from several threads.
+// A read-only memory-mapped file. Movable; the bytes live as long as it, and moving it
+// does not move them. Safe to read from several threads.
 class MappedFile {
  public:
   // kNotFound: no such file; kPermissionDenied; kInvalidArgument: not a regular file.
@@ -22,8 +22,8 @@ class MappedFile {
 
   absl::Span<const std::byte> bytes() const { return bytes_; }
 
-  // Tells the kernel that the bytes will not be read again soon, so that they stop counting
-  // as this process's resident memory. They stay readable.
+  // Tells the kernel that the bytes will not be read again soon, so that they stop
+  // counting as this process's resident memory. They stay readable.
   void Release() const;
 
  private:

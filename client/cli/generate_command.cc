@@ -49,7 +49,7 @@ class AnswerView {
     if (event.has_progress()) session_.screen().Progress(event.progress());
     if (event.has_final()) final_ = event.final();
     if (!event.has_text()) return absl::OkStatus();
-    if (!session_.flags().json) return session_.screen().Print(event.text().text());
+    if (!session_.flags().json) return session_.screen().PrintProse(event.text().text());
     text_ += event.text().text();
     for (const auto& token : event.text().tokens()) tokens_.push_back(ToJson(token));
     return absl::OkStatus();

@@ -43,7 +43,20 @@ absl::Status Screen::Print(std::string_view text) {
   return absl::UnknownError(absl::StrCat("cannot write the output: ", status.message()));
 }
 
-absl::Status Screen::EndLine() { return line_open_ ? Print("\n") : absl::OkStatus(); }
+absl::Status Screen::PrintProse(std::string_view text) {
+  if (!out_is_terminal_) return Print(text);
+  if (!wrap_) wrap_.emplace(environment_.out.columns());
+  return Print(wrap_->Add(text));
+}
+
+absl::Status Screen::EndLine() {
+  if (wrap_) {
+    const std::string held = wrap_->Flush();
+    wrap_.reset();
+    if (absl::Status status = Print(held); !status.ok()) return status;
+  }
+  return line_open_ ? Print("\n") : absl::OkStatus();
+}
 
 void Screen::Note(std::string_view line) {
   if (verbosity_ != Verbosity::kQuiet) WriteLine(line);

@@ -1,10 +1,12 @@
 #pragma once
 
+#include <optional>
 #include <string_view>
 
 #include "absl/status/status.h"
 #include "client/cli/console.h"
 #include "client/cli/progress_bar.h"
+#include "client/cli/word_wrap.h"
 
 namespace quire::cli {
 
@@ -21,7 +23,9 @@ class Screen {
   // Results; control characters are made visible if stdout is a terminal. The errors are
   // Output::Write's.
   absl::Status Print(std::string_view text);
-  // Ends the line of what was printed, if it is open.
+  // The same for streamed prose: on a terminal, lines are broken between words.
+  absl::Status PrintProse(std::string_view text);
+  // Shows what prose still holds back, and ends the line if it is open.
   absl::Status EndLine();
   // A line for humans, unless quiet.
   void Note(std::string_view line);
@@ -44,6 +48,7 @@ class Screen {
   const bool out_is_terminal_;
   const bool err_is_terminal_;
   ProgressMeter meter_;
+  std::optional<WordWrap> wrap_;  // of prose that has begun
   bool drawn_ = false;
   bool printed_ = false;
   bool line_open_ = false;  // stdout's last byte was not a newline

@@ -103,7 +103,7 @@ class SummaryView {
  private:
   absl::Status ReceiveText(const v1::SummaryText& text) {
     sources_.insert(sources_.end(), text.sources().begin(), text.sources().end());
-    if (!session_.flags().json) return session_.screen().Print(text.text());
+    if (!session_.flags().json) return session_.screen().PrintProse(text.text());
     summary_ += text.text();
     return absl::OkStatus();
   }

@@ -27,11 +27,14 @@ Lead LeadOf(uint8_t byte) {
   return {0, 0, 0};
 }
 
-// Of a well-formed character of two or three bytes.
+// Of a well-formed character.
 uint32_t CodePoint(std::string_view character) {
-  uint32_t value = ByteAt(character, 0) & (character.size() == 2 ? 0x1F : 0x0F);
-  for (size_t i = 1; i < character.size(); ++i)
+  if (character.size() == 1) return ByteAt(character, 0);
+  // The lead byte's own bits: 5, 4 or 3.
+  uint32_t value = ByteAt(character, 0) & (0x7F >> character.size());
+  for (size_t i = 1; i < character.size(); ++i) {
     value = value << 6 | (ByteAt(character, i) & 0x3F);
+  }
   return value;
 }
 
@@ -68,6 +71,21 @@ size_t Utf8CharacterSize(std::string_view text) {
   return lead.size;
 }
 
+int Utf8Columns(std::string_view character) {
+  const uint32_t code_point = CodePoint(character);
+  const auto in = [code_point](uint32_t first, uint32_t last) {
+    return code_point >= first && code_point <= last;
+  };
+  if (in(0x300, 0x36F) || in(0x200B, 0x200D) || in(0x20D0, 0x20FF) ||
+      in(0xFE00, 0xFE0F)) {
+    return 0;
+  }
+  const bool wide = in(0x1100, 0x115F) || in(0x2E80, 0xA4CF) || in(0xAC00, 0xD7A3) ||
+                    in(0xF900, 0xFAFF) || in(0xFE30, 0xFE6F) || in(0xFF00, 0xFF60) ||
+                    in(0x1F300, 0x1F64F) || in(0x1F900, 0x1F9FF) || in(0x20000, 0x3FFFD);
+  return wide ? 2 : 1;
+}
+
 std::optional<size_t> FirstInvalidUtf8(std::string_view text) {
   for (size_t i = 0; i < text.size();) {
     const size_t size = Utf8CharacterSize(text.substr(i));
@@ -85,7 +103,7 @@ std::string Neutralise(std::string_view text) {
     const std::string_view character = text.substr(0, size);
     if (size == 1) {
       AppendAscii(ByteAt(text, 0), out);
-    } else if (size == 0 || (size < 4 && DrivesTerminal(CodePoint(character)))) {
+    } else if (size == 0 || DrivesTerminal(CodePoint(character))) {
       out += kReplacement;
     } else {
       out += character;

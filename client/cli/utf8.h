@@ -11,6 +11,11 @@ namespace quire::cli {
 // with; 0: it does not begin with one, or is empty.
 size_t Utf8CharacterSize(std::string_view text);
 
+// Columns a terminal gives the well-formed character: 0, 1 or 2. An estimate: combining
+// marks and East Asian wide blocks, without the tables that change with every Unicode
+// version.
+int Utf8Columns(std::string_view character);
+
 // Offset of the first byte that is not part of a well-formed character.
 std::optional<size_t> FirstInvalidUtf8(std::string_view text);
 

@@ -66,7 +66,7 @@ TEST_F(CliTest, NoProgressIsDrawnBehindText) {
   Script script = HappyScript();
   script.generate = [](auto*, const auto&, auto* writer) {
     v1::GenerateResponse event;
-    event.mutable_text()->set_text("some");
+    event.mutable_text()->set_text("some ");
     writer->Write(event);
     event.mutable_progress()->set_phase(v1::PHASE_DECODE);
     event.mutable_progress()->set_done_tokens(1);
@@ -76,7 +76,7 @@ TEST_F(CliTest, NoProgressIsDrawnBehindText) {
     return grpc::Status::OK;
   };
   const auto result = Run({"generate", "x"}, script);
-  EXPECT_EQ(result.out, "some\n");
+  EXPECT_EQ(result.out, "some \n");
   EXPECT_THAT(result.err, Not(HasSubstr("Writing")));
 }
 

@@ -1,11 +1,13 @@
 #include "server/observability/http_endpoint.h"
 
-#include <civetweb.h>
+#include <httplib.h>
+#include <sys/socket.h>
 
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
 #include "core/base/status_macros.h"
 #include "prometheus/metric_family.h"
 #include "prometheus/text_serializer.h"
@@ -14,25 +16,10 @@
 namespace quire::server {
 namespace {
 
-struct Answer {
-  int code = 200;
-  const char* reason = "OK";
-  const char* content_type = "text/plain; charset=utf-8";
-  const char* header = "";
-  std::string body;
-};
-
-Answer Health(ServingState::Phase phase) {
-  switch (phase) {
-    case ServingState::Phase::kServing:
-      return {.body = "ok\n"};
-    case ServingState::Phase::kLoading:
-      return {.code = 503, .reason = "Service Unavailable", .body = "loading\n"};
-    case ServingState::Phase::kDraining:
-      break;
-  }
-  return {.code = 503, .reason = "Service Unavailable", .body = "draining\n"};
-}
+constexpr int kThreads = 2;
+constexpr int kTimeoutSeconds = 5;
+constexpr char kPlain[] = "text/plain; charset=utf-8";
+constexpr char kPrometheus[] = "text/plain; version=0.0.4; charset=utf-8";
 
 using Sources = std::vector<const prometheus::Collectable*>;
 
@@ -47,51 +34,57 @@ std::string MetricsPage(const Sources& sources) {
   return prometheus::TextSerializer().Serialize(families);
 }
 
-Answer Route(absl::string_view method, absl::string_view path, const Sources& sources,
-             const ServingState& state) {
-  if (path != "/metrics" && path != "/healthz") {
-    return {.code = 404, .reason = "Not Found", .body = "not found\n"};
+void Answer(int code, const char* body, httplib::Response& response) {
+  response.status = code;
+  response.set_content(body, kPlain);
+}
+
+void AnswerHealth(ServingState::Phase phase, httplib::Response& response) {
+  switch (phase) {
+    case ServingState::Phase::kServing:
+      return Answer(200, "ok\n", response);
+    case ServingState::Phase::kLoading:
+      return Answer(503, "loading\n", response);
+    case ServingState::Phase::kDraining:
+      return Answer(503, "draining\n", response);
   }
-  if (method != "GET" && method != "HEAD") {
-    return {.code = 405,
-            .reason = "Method Not Allowed",
-            .header = "Allow: GET, HEAD\r\n",
-            .body = "method not allowed\n"};
+}
+
+// Before the library looks at the body, which no request of ours needs.
+void Route(const httplib::Request& request, const Sources& sources,
+           const ServingState& state, httplib::Response& response) {
+  if (request.path != "/metrics" && request.path != "/healthz") {
+    return Answer(404, "not found\n", response);
   }
-  if (path == "/healthz") return Health(state.phase());
-  return {.content_type = "text/plain; version=0.0.4; charset=utf-8",
-          .body = MetricsPage(sources)};
+  if (request.method != "GET" && request.method != "HEAD") {
+    response.set_header("Allow", "GET, HEAD");
+    return Answer(405, "method not allowed\n", response);
+  }
+  if (request.path == "/healthz") return AnswerHealth(state.phase(), response);
+  response.status = 200;
+  response.set_content(MetricsPage(sources), kPrometheus);
+}
+
+// The library's own choice would let a second server take the same port.
+void SetSocketOptions(int socket) {
+  const int yes = 1;
+  setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
 }
 
 }  // namespace
 
 struct HttpEndpoint::Rep {
-  const Sources sources;
-  const ServingState& state;
+  httplib::Server server;
   std::string address;
-  mg_context* server = nullptr;
-
-  static int OnRequest(mg_connection* connection);
+  std::thread thread;
 };
-
-// Civetweb's door: called on its threads; the result says that the request was answered.
-int HttpEndpoint::Rep::OnRequest(mg_connection* connection) {
-  const mg_request_info& request = *mg_get_request_info(connection);
-  const Rep& rep = *static_cast<const Rep*>(request.user_data);
-  const absl::string_view path = request.local_uri != nullptr ? request.local_uri : "";
-  const Answer answer = Route(request.request_method, path, rep.sources, rep.state);
-  std::string out = absl::StrCat("HTTP/1.1 ", answer.code, " ", answer.reason,
-                                 "\r\nContent-Type: ", answer.content_type,
-                                 "\r\nContent-Length: ", answer.body.size(), "\r\n",
-                                 answer.header, "Connection: close\r\n\r\n");
-  if (absl::string_view(request.request_method) != "HEAD") out += answer.body;
-  mg_write(connection, out.data(), out.size());
-  return answer.code;
-}
 
 HttpEndpoint::HttpEndpoint(std::unique_ptr<Rep> rep) : rep_(std::move(rep)) {}
 
-HttpEndpoint::~HttpEndpoint() { mg_stop(rep_->server); }
+HttpEndpoint::~HttpEndpoint() {
+  rep_->server.stop();
+  rep_->thread.join();
+}
 
 const std::string& HttpEndpoint::address() const { return rep_->address; }
 
@@ -99,29 +92,32 @@ absl::StatusOr<std::unique_ptr<HttpEndpoint>> HttpEndpoint::Start(
     const std::string& address, std::vector<const prometheus::Collectable*> sources,
     const ServingState& state) {
   QUIRE_ASSIGN_OR_RETURN(const HostPort wanted, ParseHostPort(address));
-  auto rep = std::make_unique<Rep>(Rep{std::move(sources), state, address, nullptr});
-  mg_callbacks callbacks{};
-  callbacks.begin_request = &Rep::OnRequest;
-  callbacks.log_message = [](const mg_connection*, const char*) { return 1; };
-  const char* options[] = {"listening_ports",
-                           address.c_str(),
-                           "num_threads",
-                           "2",
-                           "request_timeout_ms",
-                           "5000",
-                           "enable_keep_alive",
-                           "no",
-                           nullptr};
-  rep->server = mg_start(&callbacks, rep.get(), options);
-  if (rep->server == nullptr) {
+  auto rep = std::make_unique<Rep>();
+  httplib::Server& server = rep->server;
+  server.new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
+  server.set_socket_options(SetSocketOptions);
+  server.set_keep_alive_max_count(1);
+  server.set_read_timeout(kTimeoutSeconds);
+  server.set_write_timeout(kTimeoutSeconds);
+  server.set_pre_routing_handler(
+      [sources = std::move(sources), &state](const httplib::Request& request,
+                                             httplib::Response& response) {
+        Route(request, sources, state, response);
+        return httplib::Server::HandlerResponse::Handled;
+      });
+  const int port = wanted.port == 0 ? server.bind_to_any_port(wanted.host)
+                   : server.bind_to_port(wanted.host, wanted.port) ? wanted.port
+                                                                   : -1;
+  if (port < 0) {
     return absl::UnavailableError(
         absl::StrCat("http_listen is '", address,
                      "'; cannot listen there (in use, not an address of this machine, or "
                      "not permitted)"));
   }
-  mg_server_port port{};
-  mg_get_server_ports(rep->server, 1, &port);
-  rep->address = absl::StrCat(address.substr(0, address.rfind(':')), ":", port.port);
+  rep->address = absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
+  rep->thread = std::thread([&server] { server.listen_after_bind(); });
+  // The library cannot be stopped before it runs.
+  while (!server.is_running()) absl::SleepFor(absl::Milliseconds(1));
   return std::unique_ptr<HttpEndpoint>(new HttpEndpoint(std::move(rep)));
 }
 

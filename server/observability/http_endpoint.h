@@ -13,8 +13,9 @@ namespace quire::server {
 // The page for machines over HTTP: GET or HEAD of
 //   /metrics   all sources in Prometheus' text format
 //   /healthz   200 "ok" while serving; 503 "loading" or "draining" else
-// Any other path is 404, any other method 405. Two threads, requests of at most 16 KiB
-// without a look at their body, 5 s to send one. Thread-safe.
+// Any other path is 404, any other method 405. Two threads; a request's line and headers
+// are bounded by the library, its body is never read, 5 s without a byte end it.
+// Thread-safe.
 class HttpEndpoint {
  public:
   // `address` is host:port; port 0 takes a free one. The sources of /metrics and the

@@ -31,7 +31,9 @@ void Log::Write(LogLevel level, absl::string_view event, const LogFields& fields
   const absl::string_view level_name = kLevels[static_cast<int>(level)];
   std::string line;
   if (format_ == Format::kJson) {
-    Json json = {{"time", time}, {"level", std::string(level_name)}, {"event", std::string(event)}};
+    Json json = {{"time", time},
+                 {"level", std::string(level_name)},
+                 {"event", std::string(event)}};
     for (const auto& [name, value] : fields) json[std::string(name)] = Value(value);
     line = Dump(json);
   } else {

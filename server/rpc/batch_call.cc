@@ -43,7 +43,10 @@ void BatchCall::StartBatch() {
 
 // Runs on gRPC's thread and only copies: the work is the handler's.
 void BatchCall::OnReadDone(bool ok) {
-  if (!ok) return inbox_.Close();
+  if (!ok) {
+    // A read fails when the client is done, and when it is gone, even before OnCancel.
+    return client_cancelled() ? OnCancel() : inbox_.Close();
+  }
   const absl::StatusOr<bool> more = Receive();
   if (!more.ok()) {
     stream().End(more.status());

@@ -98,6 +98,13 @@ bool CallServices::PassedDeadline(const CallContext& call) const {
   return clock_.Now() >= call.deadline;
 }
 
+bool CallServices::BrokenOffByDeadline(const CallContext& call) const {
+  if (call.deadline == absl::InfiniteFuture()) return false;
+  const absl::Duration slack =
+      std::max(absl::Milliseconds(50), (call.deadline - call.arrival) / 100);
+  return clock_.Now() + slack >= call.deadline;
+}
+
 void CallServices::Report(const CallContext& call, const absl::Status& status) {
   const absl::Duration elapsed = call.Elapsed();
   metrics_.OnCall(call.method, status.code(), elapsed);

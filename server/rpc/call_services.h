@@ -46,6 +46,9 @@ class CallServices {
   absl::Status Full(const CallContext& call);
 
   bool PassedDeadline(const CallContext& call) const;
+  // Whether a call that the client broke off now was broken off by its deadline: the
+  // client's clock runs out first, as gRPC rounds the time left up by as much as 1 %.
+  bool BrokenOffByDeadline(const CallContext& call) const;
 
   // The call's line in the log and its part in the metrics. Once for each call.
   void Report(const CallContext& call, const absl::Status& status);

@@ -59,7 +59,8 @@ absl::StatusOr<const ServedModel*> FindModel(CallContext& call, absl::string_vie
   return model;
 }
 
-absl::Status CheckText(absl::string_view field, const std::string& text, int64_t max_bytes) {
+absl::Status CheckText(absl::string_view field, const std::string& text,
+                       int64_t max_bytes) {
   if (text.empty()) {
     return InvalidField(field,
                         absl::StrCat(field, " is empty; it must hold at least one byte"));
@@ -151,7 +152,8 @@ absl::StatusOr<SamplingParams> MergeSampling(const SamplingParams& defaults,
   return merged;
 }
 
-absl::Status CheckRange(absl::string_view field, int64_t value, int64_t min, int64_t max) {
+absl::Status CheckRange(absl::string_view field, int64_t value, int64_t min,
+                        int64_t max) {
   if (value >= min && value <= max) return absl::OkStatus();
   return InvalidField(field, absl::StrCat(field, " is ", value, "; it must be in [", min,
                                           ", ", max, "]"));

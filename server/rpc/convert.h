@@ -29,7 +29,8 @@ namespace quire::server {
 absl::StatusOr<const ServedModel*> FindModel(CallContext& call, absl::string_view name);
 
 // Not empty, at most max_text_bytes, UTF-8.
-absl::Status CheckText(absl::string_view field, const std::string& text, int64_t max_bytes);
+absl::Status CheckText(absl::string_view field, const std::string& text,
+                       int64_t max_bytes);
 
 // At least one, at most max_ids, each in [0, vocab_size).
 absl::Status CheckTokenIds(absl::string_view field, absl::Span<const int32_t> ids,

@@ -51,7 +51,7 @@ class StreamingCall : public Reactor,
   void OnWriteDone(bool ok) override { stream_.OnWriteDone(ok); }
 
   void OnCancel() override {
-    stream_.End(services_.PassedDeadline(call_)
+    stream_.End(services_.BrokenOffByDeadline(call_)
                     ? absl::DeadlineExceededError("the deadline passed")
                     : absl::CancelledError("the client cancelled the call"));
   }
@@ -68,6 +68,8 @@ class StreamingCall : public Reactor,
  protected:
   CallServices& services() { return services_; }
   OutputStream& stream() { return stream_; }
+  // REQUIRES: called from one of gRPC's reactions.
+  bool client_cancelled() const { return context_->IsCancelled(); }
 
  private:
   void Run(const StreamHandler& handler) {

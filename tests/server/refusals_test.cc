@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "grpcpp/generic/generic_stub.h"
 #include "tests/server/test_server.h"
 
 // Every request that is refused: the code, the field's path and the sentence.
@@ -290,31 +289,11 @@ TEST(RefusalTest, AMessageOverTheLimitIsResourceExhausted) {
   EXPECT_THAT(result.status.error_message(), HasSubstr("10000"));
 }
 
-// protobuf refuses to parse a string that is not UTF-8, and so would our own client to
-// send it.
-grpc::Status SendRaw(TestServer& server, const std::string& method,
-                     const std::string& bytes) {
-  grpc::TemplatedGenericStub<grpc::ByteBuffer, grpc::ByteBuffer> stub(
-      server.NewChannel());
-  grpc::ClientContext context;
-  grpc::CompletionQueue queue;
-  const grpc::Slice slice(bytes);
-  const grpc::ByteBuffer request(&slice, 1);
-  const auto reader = stub.PrepareUnaryCall(&context, method, request, &queue);
-  reader->StartCall();
-  grpc::ByteBuffer response;
-  grpc::Status status;
-  reader->Finish(&response, &status, nullptr);
-  void* tag = nullptr;
-  bool ok = false;
-  queue.Next(&tag, &ok);
-  return status;
-}
-
 TEST(RefusalTest, AStringThatIsNotUtf8IsNamed) {
   TestServer server;
+  // protobuf would not let us make such a message.
   // SummarizeRequest.question = "ab\xff"
-  const grpc::Status question = SendRaw(server, "/quire.v1.InferenceService/Summarize",
+  const grpc::Status question = CallRaw(server, "/quire.v1.InferenceService/Summarize",
                                         "\x22\x03"
                                         "ab\xff");
   EXPECT_EQ(question.error_code(), grpc::INVALID_ARGUMENT);
@@ -322,12 +301,12 @@ TEST(RefusalTest, AStringThatIsNotUtf8IsNamed) {
             "question: question is not UTF-8: byte 2 is the first bad one");
   // GenerateRequest.input.chat.messages[1].role = "\xff"
   const grpc::Status role =
-      SendRaw(server, "/quire.v1.InferenceService/Generate",
+      CallRaw(server, "/quire.v1.InferenceService/Generate",
               std::string("\x12\x0a\x1a\x08\x0a\x01\x0a\x0a\x03\x0a\x01\xff", 12));
   EXPECT_EQ(role.error_code(), grpc::INVALID_ARGUMENT);
   EXPECT_THAT(FieldViolation(role), HasSubstr("role is not UTF-8"));
   // GenerateRequest.stop[1] = "\xc0\x80"
-  const grpc::Status stop = SendRaw(server, "/quire.v1.InferenceService/Generate",
+  const grpc::Status stop = CallRaw(server, "/quire.v1.InferenceService/Generate",
                                     "\x2a\x01"
                                     "a"
                                     "\x2a\x02\xc0\x80");
@@ -335,13 +314,13 @@ TEST(RefusalTest, AStringThatIsNotUtf8IsNamed) {
             "stop[1]: stop[1] is not UTF-8: byte 0 is the first bad one");
   // A unary call: GetModelRequest.name = "\xff"
   const grpc::Status name =
-      SendRaw(server, "/quire.v1.ModelService/GetModel", "\x0a\x01\xff");
+      CallRaw(server, "/quire.v1.ModelService/GetModel", "\x0a\x01\xff");
   EXPECT_EQ(FieldViolation(name), "name: name is not UTF-8: byte 0 is the first bad one");
 }
 
 TEST(RefusalTest, BytesThatAreNoMessageAreInvalid) {
   TestServer server;
-  const grpc::Status status = SendRaw(server, "/quire.v1.InferenceService/Summarize",
+  const grpc::Status status = CallRaw(server, "/quire.v1.InferenceService/Summarize",
                                       "\x22\x7f"
                                       "ab");
   EXPECT_EQ(status.error_code(), grpc::INVALID_ARGUMENT);

@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "core/base/check.h"
 #include "google/rpc/status.pb.h"
+#include "grpcpp/generic/generic_stub.h"
 #include "prometheus/text_serializer.h"
 
 namespace quire::server {
@@ -153,6 +154,31 @@ bool TestServer::WaitForMetric(const std::string& series, double value) const {
     absl::SleepFor(absl::Milliseconds(2));
   }
   return true;
+}
+
+grpc::Status CallRaw(const TestServer& server, const std::string& method,
+                     const std::string& request, std::string* response) {
+  grpc::TemplatedGenericStub<grpc::ByteBuffer, grpc::ByteBuffer> stub(
+      server.NewChannel());
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  const grpc::Slice slice(request);
+  const auto call =
+      stub.PrepareUnaryCall(&context, method, grpc::ByteBuffer(&slice, 1), &queue);
+  call->StartCall();
+  grpc::ByteBuffer answer;
+  grpc::Status status;
+  call->Finish(&answer, &status, nullptr);
+  void* tag = nullptr;
+  bool ok = false;
+  queue.Next(&tag, &ok);
+  std::vector<grpc::Slice> slices;
+  if (response != nullptr && status.ok() && answer.Dump(&slices).ok()) {
+    for (const grpc::Slice& part : slices) {
+      response->append(reinterpret_cast<const char*>(part.begin()), part.size());
+    }
+  }
+  return status;
 }
 
 std::string FieldViolation(const grpc::Status& status) {

@@ -94,6 +94,10 @@ StreamResult<Response> ReadAll(std::unique_ptr<grpc::ClientReader<Response>> rea
   return result;
 }
 
+// A unary call of bytes that need be no message; `response` may be null.
+grpc::Status CallRaw(const TestServer& server, const std::string& method,
+                     const std::string& request, std::string* response = nullptr);
+
 // "path: description" of the first BadRequest violation, or "".
 std::string FieldViolation(const grpc::Status& status);
 // ErrorInfo's reason if its domain is "quire", or "".

@@ -1,0 +1,189 @@
+#include "server/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <fstream>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace quire::server {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+using Variables = std::map<std::string, std::string>;
+
+absl::StatusOr<CommandLine> Parse(std::vector<std::string> arguments,
+                                  Variables variables = {}) {
+  return ParseCommandLine(arguments, [&](const std::string& name) {
+    const auto found = variables.find(name);
+    return found == variables.end() ? std::nullopt : std::optional(found->second);
+  });
+}
+
+std::string ErrorOf(std::vector<std::string> arguments, Variables variables = {}) {
+  const auto command = Parse(std::move(arguments), std::move(variables));
+  EXPECT_EQ(command.status().code(), absl::StatusCode::kInvalidArgument);
+  return std::string(command.status().message());
+}
+
+// A config file that goes with the test.
+class ConfigFile {
+ public:
+  explicit ConfigFile(const std::string& text)
+      : path_(testing::TempDir() + "quire_config.json") {
+    std::ofstream(path_) << text;
+  }
+  ~ConfigFile() { std::remove(path_.c_str()); }
+  const std::string& path() const { return path_; }
+
+ private:
+  const std::string path_;
+};
+
+TEST(ConfigTest, DefaultsNeedOnlyAModel) {
+  const auto command = Parse({"--model", "a"});
+  ASSERT_TRUE(command.ok()) << command.status();
+  EXPECT_THAT(command->options.model, ElementsAre("a"));
+  EXPECT_EQ(command->options.listen, "127.0.0.1:50051");
+  EXPECT_EQ(command->options.http_listen, "127.0.0.1:8080");
+  EXPECT_EQ(command->options.max_message_bytes, 64 << 20);
+  EXPECT_FALSE(command->check_config);
+  EXPECT_FALSE(command->text.has_value());
+}
+
+TEST(ConfigTest, FlagsWinOverEnvironmentOverFileOverDefaults) {
+  const ConfigFile file(
+      R"({"model": ["f"], "threads": 1, "chunk_tokens": 11, "max_waiting": 21,
+                            "drain_seconds": 1.5})");
+  const auto command =
+      Parse({"--config", file.path(), "--threads", "3"}, {{"QUIRE_THREADS", "2"},
+                                                          {"QUIRE_CHUNK_TOKENS", "12"},
+                                                          {"QUIRE_DRAIN_SECONDS", ""}});
+  ASSERT_TRUE(command.ok()) << command.status();
+  EXPECT_EQ(command->options.threads, 3);
+  EXPECT_EQ(command->options.chunk_tokens, 12);
+  EXPECT_EQ(command->options.max_waiting, 21);
+  EXPECT_EQ(command->options.drain_seconds, 1.5);
+  EXPECT_EQ(command->options.write_stall_seconds, 30);
+  EXPECT_THAT(command->options.model, ElementsAre("f"));
+}
+
+TEST(ConfigTest, ModelsComeFromRepeatedFlagsAListOrAPath) {
+  EXPECT_THAT(Parse({"--model", "a", "--model", "b"})->options.model,
+              ElementsAre("a", "b"));
+  EXPECT_THAT(Parse({}, {{"QUIRE_MODEL", "a:b"}})->options.model, ElementsAre("a", "b"));
+  const ConfigFile one(R"({"model": "only"})");
+  EXPECT_THAT(Parse({"--config", one.path()})->options.model, ElementsAre("only"));
+}
+
+TEST(ConfigTest, TheConfigFileMayBeNamedByTheEnvironment) {
+  const ConfigFile file(R"({"model": "f"})");
+  EXPECT_THAT(Parse({}, {{"QUIRE_CONFIG", file.path()}})->options.model,
+              ElementsAre("f"));
+}
+
+TEST(ConfigTest, WhatIsPrintedCanBeReadBack) {
+  const std::string json =
+      ToJson(Parse({"--model", "a", "--model", "b", "--kv-cache-bytes", "123456789012",
+                    "--listen", "[::1]:0", "--http-listen", "", "--log-level", "debug"})
+                 ->options);
+  const ConfigFile file(json);
+  const auto again = Parse({"--config", file.path(), "--check-config"});
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(ToJson(again->options), json);
+  EXPECT_TRUE(again->check_config);
+}
+
+TEST(ConfigTest, HelpAndVersionAreTextToPrint) {
+  EXPECT_THAT(*Parse({"--help"})->text, HasSubstr("--max-waiting"));
+  EXPECT_THAT(*Parse({"--version"})->text, HasSubstr("quire-server " QUIRE_VERSION));
+}
+
+struct WrongCase {
+  std::vector<std::string> arguments;
+  const char* error;
+};
+
+TEST(ConfigTest, WrongValuesAreNamedWithTheirLimit) {
+  const std::vector<WrongCase> cases = {
+      {{"--threads", "-1"}, "threads is -1 (--threads); it must be in [0, 1024]"},
+      {{"--threads", "two"},
+       "threads is \"two\" (--threads); it must be an integer in [0, 1024]"},
+      {{"--threads", "1.5"},
+       "threads is \"1.5\" (--threads); it must be an integer in [0, 1024]"},
+      {{"--threads", "99999999999999999999"},
+       "threads is \"99999999999999999999\" (--threads); it must be an integer in [0, "
+       "1024]"},
+      {{"--max-waiting", "0"},
+       "max_waiting is 0 (--max-waiting); it must be in [1, 1000]"},
+      {{"--max-message-bytes", "2147483648"},
+       "max_message_bytes is 2147483648 (--max-message-bytes); it must be in [1024, "
+       "2147483647]"},
+      {{"--drain-seconds", "nan"},
+       "drain_seconds is null (--drain-seconds); it must be in [0, 86400]"},
+      {{"--chunk-tokens", "1", "--chunk-tokens", "2"},
+       "chunk_tokens is given more than once (--chunk-tokens); it must be given once"},
+      {{"--compute", "int8"},
+       "compute is 'int8'; it must be one of auto, float32, bfloat16"},
+      {{"--log-format", "xml"}, "log_format is 'xml'; it must be one of json, text"},
+      {{"--listen", "localhost"},
+       "listen is 'localhost'; it must be host:port with a port in [0, 65535]"},
+      {{"--listen", "::1:80"},
+       "listen is '::1:80'; it must be host:port with a port in [0, 65535]"},
+      {{"--http-listen", "a:65536"},
+       "http_listen is 'a:65536'; it must be host:port with a port in [0, 65535]"},
+      {{"--model", ""}, "model is ''; it must name a folder"},
+  };
+  for (const WrongCase& wrong : cases) {
+    std::vector<std::string> arguments = {"--model", "m"};
+    arguments.insert(arguments.end(), wrong.arguments.begin(), wrong.arguments.end());
+    EXPECT_EQ(ErrorOf(arguments), wrong.error);
+  }
+}
+
+TEST(ConfigTest, AModelMustBeSet) {
+  EXPECT_EQ(ErrorOf({}), "model is not set; it must name at least one folder");
+}
+
+TEST(ConfigTest, TheSourceOfAWrongValueIsNamed) {
+  EXPECT_EQ(ErrorOf({"--model", "m"}, {{"QUIRE_THREADS", "x"}}),
+            "threads is \"x\" (QUIRE_THREADS); it must be an integer in [0, 1024]");
+  const ConfigFile file(R"({"listen": 50051})");
+  EXPECT_EQ(ErrorOf({"--config", file.path()}),
+            "listen is 50051 (" + file.path() + "); it must be a string");
+}
+
+TEST(ConfigTest, UnknownKeysAndFlagsAreRefusedByName) {
+  const ConfigFile file(R"({"model": "m", "max-waiting": 3})");
+  EXPECT_EQ(ErrorOf({"--config", file.path()}),
+            "unknown key 'max-waiting' in config '" + file.path() + "'");
+  EXPECT_THAT(ErrorOf({"--model", "m", "--nosuch", "1"}), HasSubstr("--nosuch"));
+}
+
+TEST(ConfigTest, AFileThatIsNoObjectOrIsMissingIsRefused) {
+  const ConfigFile broken(R"({"model": )");
+  EXPECT_THAT(ErrorOf({"--config", broken.path()}),
+              HasSubstr("it must hold a JSON object"));
+  const ConfigFile list("[1]");
+  EXPECT_THAT(ErrorOf({"--config", list.path()}),
+              HasSubstr("it must hold a JSON object"));
+  const auto missing = Parse({"--config", "/nonexistent/quire.json"});
+  EXPECT_EQ(missing.status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(HostPortTest, SplitsNamesNumbersAndBrackets) {
+  EXPECT_EQ(ParseHostPort("localhost:1")->host, "localhost");
+  EXPECT_EQ(ParseHostPort("[::1]:65535")->host, "::1");
+  EXPECT_EQ(ParseHostPort("[::1]:65535")->port, 65535);
+  for (const char* wrong : {"", ":1", "a:", "a:-1", "a:x", "[]:1", "a"}) {
+    EXPECT_FALSE(ParseHostPort(wrong).ok()) << wrong;
+  }
+}
+
+}  // namespace
+}  // namespace quire::server

@@ -108,14 +108,15 @@ class Selector {
     while (!heap.empty()) {
       const Candidate top = heap.top();
       heap.pop();
-      if (lengths_[top.sentence] > target_words) continue;
+      const int64_t length = lengths_[top.sentence];
+      if (length > target_words || length < weights_.min_words) continue;
       const Candidate fresh = MakeCandidate(top.sentence);
       if (!heap.empty() && fresh < heap.top()) {
         heap.push(fresh);
         continue;
       }
       chosen.push_back(top.sentence);
-      target_words -= lengths_[top.sentence];
+      target_words -= length;
       for (const int32_t word : sets_[top.sentence]) ++words_[word].chosen;
     }
     if (chosen.empty()) chosen.push_back(best);

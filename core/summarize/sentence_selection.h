@@ -13,22 +13,31 @@ namespace quire {
 // The constants of the extractive score, chosen with quire-19m on the 25 stories of
 // SQuALITY's development half (200 words, best of 4 references): a flat optimum, within
 // 0.005 ROUGE-1 for redundancy 0.5 to 0.8, length_power 0 to 0.6, prior 0 to 0.1 and
-// relevance_floor 0.02 to 0.4. ROUGE-1 / 2 / L there, for "What is the plot?" and, with
-// the question, for the 100 others:
-//   these weights                      .328 .069 .157    .347 .063 .167
-//   the same, question not looked at                     .329 .052 .158
-//   word counts without stop words     .313 .061 .148
-//   random sentences                   .294 .046 .138    .300 .039 .142
-//   the first 200 words                .280 .048 .130    .293 .043 .143
-//   lowest / highest mean surprisal    .279 .044 .135 / .267 .034 .126
+// relevance_floor 0.02 to 0.4. ROUGE-1 / 2 / L there, for "What is the plot of the
+// story?" (not used as a question) and for the 100 other questions:
+//   these weights                        .329 .069 .158    .345 .064 .168
+//   the same, question not looked at                       .325 .055 .160
+//   word counts without stop words       .316 .063 .153    .314 .053 .157
+//   random sentences                     .295 .046 .138    .300 .040 .143
+//   the first 200 words                  .278 .047 .129    .291 .041 .142
+//   sentences of lowest mean surprisal   .281 .045 .136    .289 .039 .141
+//   of highest                           .266 .034 .128    .277 .029 .133
+// Relevance by P(question | six sentences) under the same model was no better than none
+// (.325 .053 .159 at best) and reads the text twice.
 struct SelectionWeights {
-  double prior = 0.1;  // share of a word's first surprisal that counts by itself
-  double length_power =
-      0.3;  // a sentence's gain is divided by words^this; 0: prefer long ones
-  double redundancy = 0.7;  // factor on a word's weight for each chosen sentence with it
-  double relevance_floor = 0.1;  // of a sentence that shares nothing with the question
-  int64_t relevance_spread = 2;  // sentences on each side that a match also counts for,
-  double relevance_decay = 0.5;  // by this factor a step
+  // Share of a word's first surprisal that counts by itself.
+  double prior = 0.1;
+  // A sentence's gain is divided by words^this; 0: long ones win.
+  double length_power = 0.3;
+  // Factor on a word's weight for each chosen sentence that has it.
+  double redundancy = 0.7;
+  // Relevance of a sentence that shares nothing with the question.
+  double relevance_floor = 0.1;
+  // Sentences on each side that a match also counts for, by this factor a step.
+  int64_t relevance_spread = 2;
+  double relevance_decay = 0.5;
+  // Shorter ones ("He nodded.") say nothing out of their place and are not chosen.
+  int64_t min_words = 3;
 };
 
 // What one token cost the model: -ln P(token | all before it) in nats; 0 where it has
@@ -55,7 +64,7 @@ struct TokenSurprisal {
 // with the question, each weighted by its mean surprisal times ln(sentences / sentences
 // with it); neighbours' matches count too, and the best sentence has 1 + floor.
 //
-// If all sentences fit the budget all are returned; if none does, the best one is.
+// If all sentences fit the budget all are returned; if none can be chosen, the best one.
 // surprisals: in text order. Words are runs of letters and digits, without ASCII case; in
 // scripts that write no spaces each character is one. Pure; about linear in the text.
 // REQUIRES: sentences not empty and in order; target_words >= 1.

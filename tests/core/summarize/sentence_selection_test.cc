@@ -103,6 +103,13 @@ TEST(SelectSentencesTest, TheBestOneIfNoneFits) {
   EXPECT_THAT(Select(kStory, {{"roofs", {50, 50}}}, "", 2), ElementsAre(0));
 }
 
+TEST(SelectSentencesTest, ScrapsAreNotChosen) {
+  const std::string text =
+      "\"\n\n\u2014\n\nHe left. Ann saw Zorg go. It rained and rained there.";
+  EXPECT_THAT(Select(text, {{"left", {30, 30}}}, "", 8), ElementsAre(3));
+  EXPECT_THAT(Select("Go. Run!", {{"Run", {9, 9}}}, "", 1), ElementsAre(1));
+}
+
 TEST(SelectSentencesTest, WithoutScoresTheEarliestOfEquals) {
   const std::string text = "Aa ab ac. Ba bb bc. Ca cb cc.";
   EXPECT_THAT(SelectSentences(text, SplitSentences(text, 100), {}, "", 6),
@@ -148,7 +155,9 @@ TEST(SelectSentencesTest, StaysUnderTheBudgetAndInOrder) {
     }
     ASSERT_LE(used, budget);
     for (size_t i = 0; i < lengths.size(); ++i) {
-      ASSERT_TRUE(taken[i] || used + lengths[i] > budget) << "one more would have fitted";
+      ASSERT_TRUE(taken[i] || lengths[i] < 3 || used + lengths[i] > budget)
+          << "one more would have fitted";
+      ASSERT_FALSE(taken[i] && lengths[i] < 3);
     }
   }
 }

@@ -9,6 +9,7 @@ over the rounds. Needs an otherwise idle machine: see peers/README.md.
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -39,13 +40,19 @@ def command(args, program, length):
             "--lengths", str(length)]
 
 
+def environment(program):
+    # As quire-server sets it for itself (server/main.cc); the peers run as they come.
+    return {**os.environ, "GOMP_SPINCOUNT": "1000"} if program == "quire" else None
+
+
 def measure(args):
     lines = []
     for length in args.lengths:
         for _ in range(args.rounds):
             for program in PROGRAMS:
                 run = subprocess.run(command(args, program, length), check=True, text=True,
-                                     stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                                     stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                     env=environment(program))
                 lines.append({**json.loads(run.stdout.splitlines()[-1]), "program": program})
                 if args.json:
                     args.json.write_text("\n".join(map(json.dumps, lines)) + "\n")

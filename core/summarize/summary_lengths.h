@@ -23,7 +23,7 @@ struct LengthRequest {
 };
 
 // The answer's limit is the requested one; else, with target_words, 2 tokens for each
-// word (English takes about 1.3) and at least 64; else the prompt set's. What the request
+// word (English takes about 1.3) and 128 more; else the prompt set's. What the request
 // did not name is cut to a quarter of the context. A part's answer is never longer than a
 // quarter of what a part may hold, so that every level of combining makes the text
 // shorter. kInvalidArgument: less than kMinDocumentTokens is left for the document.

@@ -80,7 +80,7 @@ INSTANTIATE_TEST_SUITE_P(
     Grid, LimitTest,
     ::testing::Values(LimitCase{0, std::nullopt, 40},  // the prompt set's
                       LimitCase{0, 7, 7},              // as asked
-                      LimitCase{100, std::nullopt, 200}, LimitCase{10, std::nullopt, 64},
+                      LimitCase{100, std::nullopt, 328}, LimitCase{10, std::nullopt, 148},
                       LimitCase{2000, std::nullopt, 500},  // context / 4
                       LimitCase{100, 9, 9}));
 

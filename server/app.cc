@@ -160,7 +160,8 @@ constexpr absl::Duration kFlushGrace = absl::Seconds(2);
 CallServicesOptions ToCallOptions(const ServerOptions& options) {
   return {.max_waiting = options.max_waiting,
           .limits = {.max_text_bytes = options.max_text_bytes},
-          .stream = {.write_stall = absl::Seconds(options.write_stall_seconds)}};
+          .stream = {.write_stall = absl::Seconds(options.write_stall_seconds)},
+          .batch_idle = absl::Seconds(options.batch_idle_seconds)};
 }
 
 // Everything of a running server, in the order it depends on itself. Used by the main

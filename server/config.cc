@@ -1,6 +1,7 @@
 #include "server/config.h"
 
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -68,6 +69,8 @@ const std::vector<Field>& Fields() {
        &Options::max_text_bytes, 1, 64 * kGiB},
       {"write_stall_seconds", "a client that takes no event for so long is left",
        &Options::write_stall_seconds, 0.01, 86400},
+      {"batch_idle_seconds", "a ScoreBatch call that sends nothing for so long is ended",
+       &Options::batch_idle_seconds, 0.01, 86400},
       {"drain_seconds", "from SIGTERM until the calls in work are cancelled",
        &Options::drain_seconds, 0, 86400},
       {"log_format", "json or text", &Options::log_format, 0, 0, {"json", "text"}},
@@ -98,7 +101,10 @@ Json FromText(const Field& field, const std::string& text) {
       [&](auto member) -> Json {
         using T = std::decay_t<decltype(std::declval<Options>().*member)>;
         if constexpr (std::is_same_v<T, double>) {
-          if (double value = 0; absl::SimpleAtod(text, &value)) return value;
+          // JSON has no NaN.
+          if (double value = 0; absl::SimpleAtod(text, &value) && std::isfinite(value)) {
+            return value;
+          }
         } else if constexpr (std::is_integral_v<T>) {
           if (int64_t value = 0; absl::SimpleAtoi(text, &value)) return value;
         }

@@ -28,7 +28,9 @@ struct ServerOptions {
   int64_t max_message_bytes = 64 << 20;  // of one gRPC message
   int64_t max_text_bytes = 64 << 20;     // of one request's text, all pieces together
   double write_stall_seconds = 30;  // a client that takes no event for so long is left
-  double drain_seconds = 30;        // from SIGTERM until calls are cancelled
+  double batch_idle_seconds =
+      300;                    // a ScoreBatch call that sends nothing for so long ends
+  double drain_seconds = 30;  // from SIGTERM until calls are cancelled
   std::string log_format = "json";  // json, text
   std::string log_level = "info";   // debug, info, warning, error
 

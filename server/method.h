@@ -21,8 +21,8 @@ enum class Method : uint8_t {
 
 constexpr absl::string_view MethodName(Method method) {
   constexpr absl::string_view kNames[] = {"Summarize",   "Generate", "Score",
-                                         "ScoreBatch",  "Tokenize", "Detokenize",
-                                         "CountTokens", "GetModel", "ListModels"};
+                                          "ScoreBatch",  "Tokenize", "Detokenize",
+                                          "CountTokens", "GetModel", "ListModels"};
   return kNames[static_cast<int>(method)];
 }
 

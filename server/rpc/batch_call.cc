@@ -72,7 +72,7 @@ absl::Status BatchCall::Handle(OutputStream& stream, CallContext& call) {
   // A drain or a slow reader ends the call too, and must wake this thread.
   const auto on_cancel = stream.cancellation().OnCancel([this] { inbox_.Close(); });
   while (true) {
-    BatchInbox::Taken taken = inbox_.Take();
+    QUIRE_ASSIGN_OR_RETURN(BatchInbox::Taken taken, inbox_.Take(services().batch_idle()));
     if (!taken.text.has_value()) return absl::OkStatus();
     if (taken.resume) StartRead(&incoming_);
     QUIRE_RETURN_IF_ERROR(ScoreOne(*taken.text, stream, call));

@@ -29,6 +29,8 @@ absl::StatusOr<bool> BatchInbox::Push(v1::ScoreBatchRequest message) {
                                            " bytes; it must have 1 to ", kMaxIdBytes));
   }
   std::lock_guard lock(mutex_);
+  ++messages_;
+  changed_.notify_all();
   if (open_.has_value() && open_->id != message.id()) {
     FailOpen(InvalidField(
         "more", absl::StrCat("more was true for id ", Quoted(open_->id),
@@ -108,10 +110,19 @@ void BatchInbox::Close() {
   changed_.notify_all();
 }
 
-BatchInbox::Taken BatchInbox::Take() {
+absl::StatusOr<BatchInbox::Taken> BatchInbox::Take(absl::Duration idle) {
   std::unique_lock lock(mutex_);
   in_work_.clear();
-  changed_.wait(lock, [this] { return closed_ || !texts_.empty(); });
+  while (!closed_ && texts_.empty()) {
+    const int64_t before = messages_;
+    const bool heard = changed_.wait_for(lock, absl::ToChronoNanoseconds(idle),
+                                         [&] { return closed_ || messages_ > before; });
+    if (heard) continue;
+    return WithReason(absl::AbortedError(
+                          absl::StrCat("the client sent nothing for batch_idle_seconds (",
+                                       absl::FormatDuration(idle), ")")),
+                      "IDLE_CLIENT");
+  }
   Taken taken;
   if (texts_.empty()) return taken;
   bytes_ -= SizeOf(texts_.front().input);

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "quire/v1/inference.pb.h"
 
 namespace quire::server {
@@ -42,7 +43,8 @@ class BatchInbox {
     bool resume = false;            // reading had stopped, and may go on
   };
   // Waits for the next whole text. The id stays in work until the next call of Take.
-  Taken Take();
+  // kAborted: no message came for `idle`.
+  absl::StatusOr<Taken> Take(absl::Duration idle);
 
  private:
   void Begin(v1::ScoreBatchRequest& message);
@@ -60,6 +62,7 @@ class BatchInbox {
   std::string in_work_;            // the id that was taken last
   bool reading_ = true;
   bool closed_ = false;
+  int64_t messages_ = 0;  // pushed so far
 };
 
 }  // namespace quire::server

@@ -19,6 +19,8 @@ struct CallServicesOptions {
   int max_waiting = 64;  // calls that may wait for the one in work
   ServiceLimits limits;
   OutputStreamOptions stream;
+  absl::Duration batch_idle =
+      absl::Minutes(5);  // a ScoreBatch call that sends nothing ends
 };
 
 // What every call needs of the server, whatever it does: who it is, whether it may come
@@ -55,6 +57,7 @@ class CallServices {
 
   const OutputStreamOptions& stream_options() const { return options_.stream; }
   const ServiceLimits& limits() const { return options_.limits; }
+  absl::Duration batch_idle() const { return options_.batch_idle; }
 
  private:
   const CallServicesOptions options_;

@@ -125,7 +125,7 @@ TEST(ConfigTest, WrongValuesAreNamedWithTheirLimit) {
        "max_message_bytes is 2147483648 (--max-message-bytes); it must be in [1024, "
        "2147483647]"},
       {{"--drain-seconds", "nan"},
-       "drain_seconds is null (--drain-seconds); it must be in [0, 86400]"},
+       "drain_seconds is \"nan\" (--drain-seconds); it must be a number in [0, 86400]"},
       {{"--chunk-tokens", "1", "--chunk-tokens", "2"},
        "chunk_tokens is given more than once (--chunk-tokens); it must be given once"},
       {{"--compute", "int8"},

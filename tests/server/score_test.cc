@@ -268,6 +268,17 @@ TEST(ScoreBatchTest, AnIdThatNamesNothingEndsTheCall) {
   EXPECT_EQ(FieldViolation(large.status), "id: id has 129 bytes; it must have 1 to 128");
 }
 
+TEST(ScoreBatchTest, ACallThatSendsNothingIsEnded) {
+  TestServer server({.calls = {.batch_idle = absl::Milliseconds(50)}});
+  grpc::ClientContext context;
+  const auto stream = server.inference().ScoreBatch(&context);
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), grpc::ABORTED);
+  EXPECT_EQ(status.error_message(),
+            "the client sent nothing for batch_idle_seconds (50ms)");
+  EXPECT_EQ(Reason(status), "IDLE_CLIENT");
+}
+
 TEST(ScoreBatchTest, ReadingGoesOnWithinItsBounds) {
   TestServer server;
   std::vector<v1::ScoreBatchRequest> requests;

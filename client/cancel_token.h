@@ -1,8 +1,9 @@
 #pragma once
 
-#include "absl/base/thread_annotations.h"
+#include <condition_variable>
+#include <mutex>
+
 #include "absl/container/flat_hash_set.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 
 namespace grpc {
@@ -27,9 +28,11 @@ class CancelToken {
 
  private:
   friend class AttachedContext;
-  mutable absl::Mutex mutex_;
-  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::flat_hash_set<grpc::ClientContext*> contexts_ ABSL_GUARDED_BY(mutex_);
+  // The standard's, not Abseil's: ThreadSanitizer cannot see into Debian's build of that.
+  mutable std::mutex mutex_;  // guards the rest
+  mutable std::condition_variable changed_;
+  bool cancelled_ = false;
+  absl::flat_hash_set<grpc::ClientContext*> contexts_;
 };
 
 // While it lives, cancelling the token cancels the call; at once if it is cancelled

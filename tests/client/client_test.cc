@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -208,11 +209,12 @@ TEST(ClientTest, RequestIdIsSent) {
     if (it != metadata.end()) seen.assign(it->second.data(), it->second.size());
     return grpc::Status::OK;
   };
-  FakeServer server(script);
+  std::optional<FakeServer> server(script);
   FakeTime time;
   CallOptions call;
   call.request_id = "mine-7";
-  EXPECT_TRUE(MakeClient(server.address(), time).ListModels(call).ok());
+  EXPECT_TRUE(MakeClient(server->address(), time).ListModels(call).ok());
+  server.reset();
   EXPECT_EQ(seen, "mine-7");
 }
 
@@ -354,16 +356,17 @@ Script Collecting(std::string& text, size_t& largest) {
 TEST(ClientTest, LongTextIsScoredInPieces) {
   std::string text;
   size_t largest = 0;
-  FakeServer server(Collecting(text, largest));
+  std::optional<FakeServer> server(Collecting(text, largest));
   FakeTime time;
   v1::ScoreRequest request;
   std::string& sent = *request.mutable_input()->mutable_text();
   while (sent.size() < (size_t{6} << 20)) sent += "six mebibytes ";
-  auto stream = MakeClient(server.address(), time).Score(request);
+  auto stream = MakeClient(server->address(), time).Score(request);
   const auto event = stream.Next();
   ASSERT_TRUE(event.ok()) << event.status();
   EXPECT_EQ((*event)->final().scored_tokens(), static_cast<int64_t>(sent.size()));
   EXPECT_FALSE(stream.Next()->has_value());
+  server.reset();
   EXPECT_EQ(text, sent);
   EXPECT_LT(largest, kPieceBytes + 1024);
 }

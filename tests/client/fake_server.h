@@ -42,7 +42,7 @@ struct Script {
 class FakeServer {
  public:
   explicit FakeServer(Script script);
-  // Ends the calls that still run.
+  // Ends the calls that still run. Afterwards what the script wrote may be read.
   ~FakeServer();
 
   std::string address() const;

@@ -3,7 +3,9 @@
 #include <cmath>
 #include <functional>
 #include <string>
+#include <thread>
 
+#include "client/cancel_token.h"
 #include "client/client_options.h"
 #include "client/connection.h"
 
@@ -75,6 +77,16 @@ TEST(CallOptionsTest, NegativeDeadlineIsRefused) {
   call.deadline = absl::Seconds(-1);
   EXPECT_EQ(std::string(call.Validate().message()),
             "deadline is -1s; it must be at least 0");
+}
+
+TEST(CancelTokenTest, WaitEndsEarlyWhenCancelled) {
+  CancelToken token;
+  EXPECT_FALSE(token.WaitFor(absl::Milliseconds(1)));
+  std::thread canceller([&] { token.Cancel(); });
+  EXPECT_TRUE(token.WaitFor(absl::InfiniteDuration()));
+  canceller.join();
+  EXPECT_TRUE(token.cancelled());
+  EXPECT_TRUE(token.WaitFor(absl::InfiniteDuration()));
 }
 
 TEST(IsLoopbackTest, KnowsThisMachinesAddresses) {

@@ -1,3 +1,4 @@
+#include <limits.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -23,8 +24,10 @@ void LimitSpinning(char** argv) {
   if (std::getenv(kSpinVariable) != nullptr || std::getenv("OMP_WAIT_POLICY") != nullptr)
     return;
   setenv(kSpinVariable, kSpinRounds, /*overwrite=*/0);
-  execv("/proc/self/exe", argv);
-  // Without /proc the program just goes on; only its speed on a busy machine suffers.
+  // Its path, not the link: the process keeps its name.
+  char path[PATH_MAX + 1] = {};
+  if (readlink("/proc/self/exe", path, PATH_MAX) > 0) execv(path, argv);
+  // Otherwise the program just goes on; only its speed on a busy machine suffers.
 }
 
 }  // namespace

@@ -15,8 +15,8 @@ namespace {
 // How long a thread of a step spins for its fellows before it sleeps, in libgomp's
 // rounds: some 30 us, longer than the gaps within a step. Its default, some 10 ms, burns
 // whole time slices as soon as anything else wants the cores: beside a dozen busy
-// processes decoding was three times slower. libgomp reads the variable while it is loaded, so it
-// takes a new start of the program.
+// processes decoding was three times slower. libgomp reads the variable while it is
+// loaded, so it takes a new start of the program.
 constexpr char kSpinVariable[] = "GOMP_SPINCOUNT";
 constexpr char kSpinRounds[] = "1000";
 

@@ -15,21 +15,21 @@ namespace quire {
 // What the engine must know of the model to refuse what cannot work.
 struct ModelLimits {
   int32_t vocab_size = 0;
-  int32_t max_positions = 0;           // tokens
+  int32_t max_positions = 0;  // tokens
 };
 
 struct EngineOptions {
   KvGeometry kv;
   ModelLimits model;
-  int32_t chunk_tokens = 512;          // prompt tokens computed between two looks at cancel
-  int32_t max_waiting = 64;            // requests that may wait; one more is refused
+  int32_t chunk_tokens = 512;  // prompt tokens computed between two looks at cancel
+  int32_t max_waiting = 64;    // requests that may wait; one more is refused
   absl::Status Validate() const;
 };
 
 struct EngineStats {
   int32_t running = 0;
   int32_t waiting = 0;
-  int64_t waiting_tokens = 0;          // prompt tokens of the waiting requests
+  int64_t waiting_tokens = 0;  // prompt tokens of the waiting requests
   int32_t free_blocks = 0;
   int32_t num_blocks = 0;
 };
@@ -38,7 +38,8 @@ struct EngineStats {
 class EngineObserver {
  public:
   virtual ~EngineObserver() = default;
-  virtual void OnStep(absl::Duration elapsed, int32_t prompt_tokens, int32_t generated_tokens) = 0;
+  virtual void OnStep(absl::Duration elapsed, int32_t prompt_tokens,
+                      int32_t generated_tokens) = 0;
 };
 
 // Runs requests on one model with one thread, first come first served. All methods are
@@ -46,26 +47,25 @@ class EngineObserver {
 class Engine {
  public:
   // Starts the engine thread. observer may be null; it and clock must outlive the engine.
-  static absl::StatusOr<std::unique_ptr<Engine>> Start(const EngineOptions& options,
-                                                       std::unique_ptr<ModelRunner> runner,
-                                                       EngineObserver* observer,
-                                                       const Clock& clock);
+  static absl::StatusOr<std::unique_ptr<Engine>> Start(
+      const EngineOptions& options, std::unique_ptr<ModelRunner> runner,
+      EngineObserver* observer, const Clock& clock);
   // Finishes every request with kCancelled, then joins.
   virtual ~Engine() = default;
 
   // Never blocks. On error the sink is destroyed unused.
   // kInvalidArgument: names the field, the limit and the value; kDeadlineExceeded: the
-  // deadline is past; kResourceExhausted: waiting room full, or the request can never fit the
-  // cache (both sizes named); kUnavailable: draining.
+  // deadline is past; kResourceExhausted: waiting room full, or the request can never fit
+  // the cache (both sizes named); kUnavailable: draining.
   virtual absl::StatusOr<RequestId> Submit(EngineRequest request,
                                            std::unique_ptr<RequestSink> sink) = 0;
 
-  // Idempotent; unknown ids are ignored. The sink still gets its OnFinished(kCancelled), at
-  // the latest after the step in flight.
+  // Idempotent; unknown ids are ignored. The sink still gets its OnFinished(kCancelled),
+  // at the latest after the step in flight.
   virtual void Cancel(RequestId id) = 0;
 
-  // Refuses new requests, lets accepted ones finish until `deadline`, cancels the rest, and
-  // returns when none is left.
+  // Refuses new requests, lets accepted ones finish until `deadline`, cancels the rest,
+  // and returns when none is left.
   virtual void Drain(absl::Time deadline) = 0;
 
   virtual EngineStats stats() const = 0;

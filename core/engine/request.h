@@ -15,18 +15,20 @@ namespace quire {
 
 // Continue a prompt.
 struct GenerateRequest {
-  std::vector<TokenId> prompt;         // never empty
-  int32_t max_new_tokens = 0;          // >= 1; prompt + max_new_tokens <= max_positions
-  std::vector<TokenId> stop_tokens;    // generation ends when one is chosen; it is not reported
+  std::vector<TokenId> prompt;  // never empty
+  int32_t max_new_tokens = 0;   // >= 1; prompt + max_new_tokens <= max_positions
+  std::vector<TokenId>
+      stop_tokens;  // generation ends when one is chosen; it is not reported
   SamplingParams sampling;
-  int32_t top_logprobs = 0;            // alternatives reported with each token, 0..kMaxTopLogprobs
+  int32_t top_logprobs = 0;  // alternatives reported with each token, 0..kMaxTopLogprobs
 };
 
-// The probability of tokens[i] after tokens[..i), for i in [first, tokens.size()). The last token
-// is not computed and counts neither as progress nor in Usage: nothing is asked after it.
+// The probability of tokens[i] after tokens[..i), for i in [first, tokens.size()). The
+// last token is not computed and counts neither as progress nor in Usage: nothing is
+// asked after it.
 struct ScoreRequest {
-  std::vector<TokenId> tokens;         // at least 2, at most max_positions
-  int32_t first = 1;                   // >= 1; what stands before is context only
+  std::vector<TokenId> tokens;  // at least 2, at most max_positions
+  int32_t first = 1;            // >= 1; what stands before is context only
   int32_t top_logprobs = 0;
   bool ranks = false;
 };
@@ -40,25 +42,25 @@ struct EngineRequest {
 
 // What a request consumed. Integers only, so sums are exact.
 struct Usage {
-  int64_t prompt_tokens = 0;           // computed or cached
-  int64_t cached_tokens = 0;           // of these, found in the cache
-  int64_t generated_tokens = 0;        // as many as were reported: without the stop token
+  int64_t prompt_tokens = 0;     // computed or cached
+  int64_t cached_tokens = 0;     // of these, found in the cache
+  int64_t generated_tokens = 0;  // as many as were reported: without the stop token
   Usage& operator+=(const Usage& other);
   friend bool operator==(const Usage&, const Usage&) = default;
 };
 
 struct Timings {
-  absl::Duration queue;                // accepted until its first step began
-  absl::Duration prefill;              // first step began until the prompt was computed
-  absl::Duration decode;               // the rest
+  absl::Duration queue;    // accepted until its first step began
+  absl::Duration prefill;  // first step began until the prompt was computed
+  absl::Duration decode;   // the rest
   Timings& operator+=(const Timings& other);
 };
 
 enum class FinishReason : uint8_t { kStopToken, kLength, kScored };
 
 struct Finished {
-  // OK, kCancelled, kDeadlineExceeded, or what the runner returned. The reason is meaningful
-  // only when OK; usage and timings always are.
+  // OK, kCancelled, kDeadlineExceeded, or what the runner returned. The reason is
+  // meaningful only when OK; usage and timings always are.
   absl::Status status;
   FinishReason reason = FinishReason::kLength;
   Usage usage;
@@ -72,8 +74,8 @@ class RequestSink {
   virtual ~RequestSink() = default;
   // Prompt tokens computed so far, out of all; after each chunk.
   virtual void OnProgress(int64_t done_tokens, int64_t total_tokens) = 0;
-  virtual void OnToken(const TokenScore& token) = 0;              // Generate
-  virtual void OnScores(std::vector<TokenScore> scores) = 0;      // Score, a chunk at a time
+  virtual void OnToken(const TokenScore& token) = 0;          // Generate
+  virtual void OnScores(std::vector<TokenScore> scores) = 0;  // Score, a chunk at a time
   virtual void OnFinished(const Finished& finished) = 0;
 };
 

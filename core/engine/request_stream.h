@@ -18,13 +18,15 @@ struct PrefillProgress {
 using RequestEvent =
     std::variant<PrefillProgress, TokenScore, std::vector<TokenScore>, Finished>;
 
-// A request's output, pulled instead of pushed: what a handler thread uses. Holds at most the
-// request's own output (progress events are merged). One reader thread; Cancel from any.
+// A request's output, pulled instead of pushed: what a handler thread uses. Holds at most
+// the request's own output (progress events are merged). One reader thread; Cancel from
+// any.
 class RequestStream {
  public:
   // Submits to the engine, which must outlive the stream. Errors are Engine::Submit's.
   // `cancellation` (may be null) cancels the request; it must outlive the stream.
-  static absl::StatusOr<std::unique_ptr<RequestStream>> Open(Engine& engine, EngineRequest request,
+  static absl::StatusOr<std::unique_ptr<RequestStream>> Open(Engine& engine,
+                                                             EngineRequest request,
                                                              Cancellation* cancellation);
   // Cancels, and waits for the engine to let go of the request.
   ~RequestStream();

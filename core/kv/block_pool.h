@@ -11,8 +11,8 @@ namespace quire {
 
 class BlockPool;
 
-// How the key/value cache is cut. Block b holds the positions [i * tokens_per_block, ...) of
-// the sequence whose block table has b at index i.
+// How the key/value cache is cut. Block b holds the positions [i * tokens_per_block, ...)
+// of the sequence whose block table has b at index i.
 struct KvGeometry {
   int32_t num_blocks = 0;
   int32_t tokens_per_block = 64;
@@ -22,7 +22,8 @@ struct KvGeometry {
   }
 };
 
-// Blocks held by one sequence; gives them back when destroyed. Move-only. Not thread-safe.
+// Blocks held by one sequence; gives them back when destroyed. Move-only. Not
+// thread-safe.
 class BlockLease {
  public:
   BlockLease() = default;
@@ -42,9 +43,9 @@ class BlockLease {
   std::vector<BlockId> blocks_;
 };
 
-// Accounts for a fixed number of cache blocks; holds no cache memory itself. Gives out the
-// smallest free ids first, so that a sequence alone gets consecutive blocks.
-// Not thread-safe: owned by the engine thread. Must outlive its leases.
+// Accounts for a fixed number of cache blocks; holds no cache memory itself. Gives out
+// the smallest free ids first, so that a sequence alone gets consecutive blocks. Not
+// thread-safe: owned by the engine thread. Must outlive its leases.
 class BlockPool {
  public:
   explicit BlockPool(KvGeometry geometry);

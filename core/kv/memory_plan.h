@@ -9,17 +9,18 @@
 namespace quire {
 
 struct MemoryPlanInput {
-  int64_t kv_cache_bytes = 0;         // the user's choice; 0: decide from available_bytes
-  int64_t available_bytes = 0;        // free memory of the machine
+  int64_t kv_cache_bytes = 0;   // the user's choice; 0: decide from available_bytes
+  int64_t available_bytes = 0;  // free memory of the machine
   int32_t bytes_per_value = 2;
   int32_t tokens_per_block = 64;
 };
 
-// How many cache blocks to make. Without a choice: half of the available memory, at most four
-// full context windows, at least one window, or what fits of it.
-// kInvalidArgument names kv_cache_bytes, the least that holds one block, and the value.
+// How many cache blocks to make. Without a choice: half of the available memory, at most
+// four full context windows, at least one window, or what fits of it. kInvalidArgument
+// names kv_cache_bytes, the least that holds one block, and the value.
 // kResourceExhausted: not even one block fits the available memory.
-absl::StatusOr<KvGeometry> PlanKvCache(const ModelConfig& config, const MemoryPlanInput& input);
+absl::StatusOr<KvGeometry> PlanKvCache(const ModelConfig& config,
+                                       const MemoryPlanInput& input);
 
 // Free memory of this machine in bytes (MemAvailable, cut to the cgroup's limit), or 0.
 int64_t AvailableMemoryBytes();

@@ -22,9 +22,9 @@ namespace quire {
 //   the first 200 words                  .278 .047 .129    .291 .041 .142
 //   sentences of lowest mean surprisal   .281 .045 .136    .289 .039 .141
 //   of highest                           .266 .034 .128    .277 .029 .133
-// Relevance by P(question | six sentences) under the same model was no better than none (14
-// of the stories: ROUGE-1 .325 at best, .321 without looking at the question, .341 as it is
-// here) and reads the text twice.
+// Relevance by P(question | six sentences) under the same model was no better than none
+// (14 of the stories: ROUGE-1 .325 at best, .321 without looking at the question, .341 as
+// it is here) and reads the text twice.
 struct SelectionWeights {
   // Share of a word's first surprisal that counts by itself.
   double prior = 0.1;

@@ -9,7 +9,8 @@ namespace quire {
 namespace {
 
 // Twice the tokens that English takes, and room for models that hold short lengths badly:
-// quire-135m wrote 134 tokens when asked for 40 words and 188 for 100, then ended by itself.
+// quire-135m wrote 134 tokens when asked for 40 words and 188 for 100, then ended by
+// itself.
 constexpr int32_t kTokensPerWord = 2;
 constexpr int32_t kSpareTokens = 128;
 constexpr int32_t kMinPartWords = 50;
@@ -19,9 +20,7 @@ constexpr int64_t kSeparatorTokens = 2;
 
 }  // namespace
 
-int32_t TokensForWords(int32_t words) {
-  return kTokensPerWord * words + kSpareTokens;
-}
+int32_t TokensForWords(int32_t words) { return kTokensPerWord * words + kSpareTokens; }
 
 absl::StatusOr<PassLengths> PlanPassLengths(const LengthRequest& request) {
   const int32_t usual = request.target_words > 0 ? TokensForWords(request.target_words)

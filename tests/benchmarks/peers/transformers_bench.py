@@ -54,7 +54,8 @@ def versions(args):
     import transformers
 
     return {"transformers": transformers.__version__, "torch": torch.__version__,
-            "dtype": args.dtype, "attention": "sdpa", "cpu": torch.backends.cpu.get_cpu_capability()}
+            "dtype": args.dtype, "attention": "sdpa",
+            "cpu": torch.backends.cpu.get_cpu_capability()}
 
 
 def main():

@@ -89,8 +89,7 @@ TEST(RopeAndStoreTest, RotatesNormalisesAndWritesToTheRightPlaces) {
         const auto at = [&](int64_t j) {
           return x[j] * inverse * (w.defined() ? w.const_data_ptr<float>()[j] : 1.0);
         };
-        const double c = cos[row * 4 + i % 4],
-                     s = sin[row * 4 + i % 4];
+        const double c = cos[row * 4 + i % 4], s = sin[row * 4 + i % 4];
         return i < 4 ? at(i) * c - at(i + 4) * s : at(i) * c + at(i - 4) * s;
       };
       for (int64_t row = 0; row < rows; ++row) {

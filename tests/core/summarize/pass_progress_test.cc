@@ -55,8 +55,9 @@ PassLengths Lengths(int32_t context, int64_t prompt, std::optional<int32_t> requ
 }
 
 TEST(PassLengthsTest, AnswersLimit) {
-  EXPECT_EQ(Lengths(32768, 50, std::nullopt, 0).new_tokens, 420);    // the prompt set's
-  EXPECT_EQ(Lengths(32768, 50, std::nullopt, 200).new_tokens, 528);  // two for each word + 128
+  EXPECT_EQ(Lengths(32768, 50, std::nullopt, 0).new_tokens, 420);  // the prompt set's
+  EXPECT_EQ(Lengths(32768, 50, std::nullopt, 200).new_tokens,
+            528);  // two for each word + 128
   EXPECT_EQ(Lengths(32768, 50, std::nullopt, 10).new_tokens, 148);
   EXPECT_EQ(Lengths(32768, 50, std::nullopt, 2000).new_tokens, 4128);
   EXPECT_EQ(Lengths(32768, 50, 7, 200).new_tokens, 7);  // asked for

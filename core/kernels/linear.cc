@@ -17,8 +17,25 @@ const uint16_t* Bits(const at::Tensor& t) {
   return static_cast<const uint16_t*>(t.const_data_ptr());
 }
 
-void RunPanels(const bf16::LinearArgs& args) {
-  at::parallel_for(0, Panels(args.out), 1, [&](int64_t first, int64_t last) {
+struct PackedLayer {
+  const at::Tensor& weight;
+  const at::Tensor& bias;
+  int64_t in;
+  int64_t out;
+};
+
+void Run(const PackedLayer& layer, const at::Tensor& x, bf16::Store store,
+         at::Tensor& y) {
+  const bf16::LinearArgs args = {
+      .x = Bits(x),
+      .packed = Bits(layer.weight),
+      .bias = layer.bias.defined() ? layer.bias.const_data_ptr<float>() : nullptr,
+      .y = y.data_ptr(),
+      .rows = x.size(0),
+      .in = layer.in,
+      .out = layer.out,
+      .store = store};
+  at::parallel_for(0, Panels(layer.out), 1, [&](int64_t first, int64_t last) {
     bf16::LinearPanels(args, first, last);
   });
 }
@@ -51,28 +68,14 @@ Linear Linear::Pack(const at::Tensor& weight, const at::Tensor& bias,
 at::Tensor Linear::Apply(const at::Tensor& x) const {
   if (!packed_) return at::linear(x, weight_, bias_);
   at::Tensor y = at::empty({x.size(0), out_}, at::kBFloat16);
-  RunPanels({.x = Bits(x),
-             .packed = Bits(weight_),
-             .bias = bias_.defined() ? bias_.const_data_ptr<float>() : nullptr,
-             .y = y.data_ptr(),
-             .rows = x.size(0),
-             .in = in_,
-             .out = out_,
-             .store = bf16::Store::kBFloat16});
+  Run({weight_, bias_, in_, out_}, x, bf16::Store::kBFloat16, y);
   return y;
 }
 
 at::Tensor Linear::ApplyF32(const at::Tensor& x) const {
   if (!packed_) return at::linear(x, weight_, bias_);
   at::Tensor y = at::empty({x.size(0), out_}, at::kFloat);
-  RunPanels({.x = Bits(x),
-             .packed = Bits(weight_),
-             .bias = bias_.defined() ? bias_.const_data_ptr<float>() : nullptr,
-             .y = y.data_ptr(),
-             .rows = x.size(0),
-             .in = in_,
-             .out = out_,
-             .store = bf16::Store::kFloat32});
+  Run({weight_, bias_, in_, out_}, x, bf16::Store::kFloat32, y);
   return y;
 }
 
@@ -83,14 +86,7 @@ void Linear::AddTo(const at::Tensor& x, at::Tensor& sum) const {
     sum.add_(at::linear(x, weight_, bias_));
     return;
   }
-  RunPanels({.x = Bits(x),
-             .packed = Bits(weight_),
-             .bias = bias_.defined() ? bias_.const_data_ptr<float>() : nullptr,
-             .y = sum.data_ptr(),
-             .rows = x.size(0),
-             .in = in_,
-             .out = out_,
-             .store = bf16::Store::kAddFloat32});
+  Run({weight_, bias_, in_, out_}, x, bf16::Store::kAddFloat32, sum);
 }
 
 at::Tensor Linear::Rows(absl::Span<const TokenId> ids) const {

@@ -164,7 +164,9 @@ absl::Status AddAdapter(const std::string& folder, const ModelConfig& config,
   const absl::StatusOr<TensorTable> table = ParseSafetensors(file.bytes());
   if (!table.ok()) return WithContext(table.status(), weights_path);
   absl::StatusOr<LoraUpdates> lora = ParseLora(text, *table, config);
-  if (!lora.ok()) return WithContext(lora.status(), folder);
+  if (!lora.ok()) {
+    return WithContext(lora.status(), weights_path + " (with adapter_config.json)");
+  }
   files.lora = *std::move(lora);
   files.files.push_back(std::move(file));
   return absl::OkStatus();

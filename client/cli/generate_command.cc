@@ -2,7 +2,6 @@
 #include <string>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "client/cli/commands.h"
 #include "client/cli/report.h"
 
@@ -61,12 +60,7 @@ class AnswerView {
     Screen& screen = session_.screen();
     if (absl::Status status = screen.EndLine(); !status.ok()) return status;
     screen.Gap();
-    if (const std::string cut = CutNote(final_->finish_reason()); !cut.empty()) {
-      screen.Note(cut);
-    }
-    screen.Note(Figures(final_->usage(), final_->timings()));
-    screen.Detail(absl::StrCat("model ", final_->model(), ", seed ", final_->seed(),
-                               ", request id ", request_id));
+    NoteEnd(*final_, request_id, screen);
     return absl::OkStatus();
   }
 

@@ -4,7 +4,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
 #include "client/cli/format.h"
@@ -91,12 +90,7 @@ class SummaryView {
       if (absl::Status status = PrintSources(*text); !status.ok()) return status;
     }
     screen.Gap();
-    if (const std::string cut = CutNote(final_->finish_reason()); !cut.empty()) {
-      screen.Note(cut);
-    }
-    screen.Note(Figures(final_->usage(), final_->timings()));
-    screen.Detail(absl::StrCat("model ", final_->model(), ", seed ", final_->seed(),
-                               ", request id ", request_id));
+    NoteEnd(*final_, request_id, screen);
     return absl::OkStatus();
   }
 

@@ -7,6 +7,8 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "core/base/types.h"
+#include "core/dga/attention_options.h"
+#include "core/dga/attention_stats.h"
 #include "core/sampling/sampler.h"
 
 namespace quire {
@@ -30,6 +32,10 @@ struct StepItem {
   bool ranks = false;  // fill TokenScore::rank
 
   int32_t top_logprobs = 0;  // how many alternatives to report, for sample and targets
+
+  AttentionOptions attention;
+  bool last_chunk = false;  // of the prompt: the moment to compact
+  bool importance = false;  // fill StepResult::importance
 };
 
 inline constexpr TokenId kNoTarget = -1;
@@ -41,10 +47,23 @@ struct TokenScore {
   std::vector<TokenLogprob> top;  // most probable first
 };
 
+// How much the sampled queries of a step attended to each token: a part of
+// s_i = (sum over queries of A[query, i]) / (queries that see i), dga.md section 1.
+struct AttentionProbe {
+  std::vector<Position> queries;  // positions of the sampled queries, ascending
+  std::vector<float> attention;   // [begin + tokens]: sum over the queries, mean over
+                                  // layers and heads
+};
+
 struct StepResult {
   RequestId id{};
   std::optional<TokenScore> sampled;  // set iff the item asked to sample
   std::vector<TokenScore> scores;  // one for each target that is not kNoTarget, in order
+  AttentionStats attention;
+  AttentionProbe importance;  // if asked for
+  // Compact mode, after the last chunk: indices into the item's blocks whose keys and
+  // values the runner reads no more. The caller passes kNoBlock in their place.
+  std::vector<int32_t> dropped_blocks;
 };
 
 struct StepInput {

@@ -1,0 +1,1 @@
+#include "core/attention/faithful_attention.h"

@@ -136,11 +136,13 @@ void DecodeBf16(const at::Tensor& q, const PagedKv& kv, const SequenceRows& s,
   std::vector<float> sums(kv_heads * parts * share * d);
   std::vector<float> maxima(kv_heads * parts * share), totals(kv_heads * parts * share);
   at::parallel_for(0, kv_heads * parts, 1, [&](int64_t first, int64_t last) {
+    std::vector<float> scratch(bf16::PrefillScratchSize(0, d));
     for (int64_t task = first; task < last; ++task) {
       const int64_t key = task % parts * kKeysPerTask;
       bf16::DecodeKeys(HeadArgs(q, kv, s, task / parts, scale, out), key,
-                       std::min(keys, key + kKeysPerTask), &sums[task * share * d],
-                       &maxima[task * share], &totals[task * share]);
+                       std::min(keys, key + kKeysPerTask), scratch.data(),
+                       &sums[task * share * d], &maxima[task * share],
+                       &totals[task * share]);
     }
   });
   for (int64_t g = 0; g < kv_heads; ++g) {

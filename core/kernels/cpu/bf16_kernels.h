@@ -61,6 +61,8 @@ struct AttentionArgs {
   int64_t head_dim = 0;             // D; a multiple of 64, at most kMaxHeadDim
   int64_t block_tokens = 0;         // B; a multiple of 16
   int64_t begin = 0;                // position of token 0 of q and out
+  const int32_t* positions =
+      nullptr;  // of every token, ascending; null: begin, begin + 1 ...
   float scale = 1;
 };
 inline constexpr int64_t kMaxHeadDim = 256;
@@ -72,11 +74,11 @@ int64_t PrefillScratchSize(int64_t rows, int64_t head_dim);
 // arXiv 2205.14135) over blocks of 256 keys.
 void PrefillRows(const AttentionArgs& args, int64_t first, int64_t last, float* scratch);
 
-// One token's R rows over keys [first, last); a partial result: sum [R, D], maximum of
-// the scores (in units of log2) and sum of 2^(score - maximum) [R], to be merged by
-// MergeDecode.
-void DecodeKeys(const AttentionArgs& args, int64_t first, int64_t last, float* sum,
-                float* max, float* total);
+// One token's R rows over keys [first, last), all of which it sees; a partial result: sum
+// [R, D], maximum of the scores (in units of log2) and sum of 2^(score - maximum) [R], to
+// be merged by MergeDecode. scratch: PrefillScratchSize(0).
+void DecodeKeys(const AttentionArgs& args, int64_t first, int64_t last, float* scratch,
+                float* sum, float* max, float* total);
 // parts: consecutive [R, D], [R], [R] results -> out of the token.
 void MergeDecode(const AttentionArgs& args, int64_t parts, const float* sum,
                  const float* max, const float* total);

@@ -154,21 +154,61 @@ void DecodeBf16(const at::Tensor& q, const PagedKv& kv, const SequenceRows& s,
 
 }  // namespace
 
-at::Tensor PagedAttention(const at::Tensor& q, const PagedKv& kv, const HeadShape& shape,
-                          absl::Span<const SequenceRows> sequences, float scale) {
+void DenseAttention(const at::Tensor& q, const PagedKv& kv, const SequenceRows& sequence,
+                    float scale, at::Tensor& out) {
   QUIRE_CHECK(q.dim() == 4 && q.is_contiguous() && q.scalar_type() == kv.k.scalar_type());
-  at::Tensor out =
-      at::empty({q.size(1), shape.query_heads * shape.head_dim}, q.options());
-  for (const SequenceRows& s : sequences) {
-    if (q.scalar_type() != at::kBFloat16) {
-      AttendFloat(q, kv, s, scale, out);
-    } else if (s.rows == 1) {
-      DecodeBf16(q, kv, s, scale, out);
-    } else {
-      PrefillBf16(q, kv, s, scale, out);
-    }
+  if (q.scalar_type() != at::kBFloat16) {
+    AttendFloat(q, kv, sequence, scale, out);
+  } else if (sequence.rows == 1) {
+    DecodeBf16(q, kv, sequence, scale, out);
+  } else {
+    PrefillBf16(q, kv, sequence, scale, out);
   }
+}
+
+at::Tensor DenseAttentionOf(const at::Tensor& q, const PagedKv& kv,
+                            const SequenceRows& sequence,
+                            absl::Span<const int64_t> tokens, float scale) {
+  const auto n = static_cast<int64_t>(tokens.size());
+  at::Tensor rows = at::empty({q.size(0), n, q.size(2), q.size(3)}, q.options());
+  std::vector<int32_t> positions;
+  for (int64_t i = 0; i < n; ++i) {
+    rows.select(1, i).copy_(q.select(1, sequence.first_row + tokens[i]));
+    positions.push_back(static_cast<int32_t>(sequence.begin + tokens[i]));
+  }
+  at::Tensor out = at::empty({n, q.size(0) * q.size(2) * q.size(3)}, q.options());
+  if (q.scalar_type() != at::kBFloat16) {
+    for (int64_t i = 0; i < n; ++i) {
+      AttendFloat(rows, kv, {i, 1, positions[i], sequence.blocks}, scale, out);
+    }
+    return out;
+  }
+  const SequenceRows all = {0, n, sequence.begin, sequence.blocks};
+  at::parallel_for(0, q.size(0), 1, [&](int64_t first, int64_t last) {
+    const int64_t count = n * q.size(2);
+    std::vector<float> scratch(bf16::PrefillScratchSize(count, q.size(3)));
+    for (int64_t head = first; head < last; ++head) {
+      bf16::AttentionArgs args = HeadArgs(rows, kv, all, head, scale, out);
+      args.positions = positions.data();
+      bf16::PrefillRows(args, 0, count, scratch.data());
+    }
+  });
   return out;
+}
+
+AttentionWork DenseWork(const HeadShape& shape, const SequenceRows& sequence,
+                        int64_t element_bytes) {
+  const int64_t n = sequence.rows, begin = sequence.begin;
+  AttentionWork work;
+  work.dense_columns = shape.query_heads * (n * (begin + 1) + n * (n - 1) / 2);
+  work.dense_macs = work.dense_columns * 2 * shape.head_dim;
+  const int64_t share = shape.query_heads / shape.kv_heads;
+  const int64_t task = std::max<int64_t>(1, kRowsPerTask / share);  // tokens
+  for (int64_t first = 0; first < n; first += task) {
+    work.dense_bytes += (begin + std::min(n, first + task)) * shape.kv_heads * 2 *
+                        shape.head_dim * element_bytes;
+  }
+  return work;
 }
 
 }  // namespace quire::kernels

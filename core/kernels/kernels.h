@@ -7,6 +7,7 @@
 #include "ATen/core/Tensor.h"
 #include "absl/types/span.h"
 #include "core/base/types.h"
+#include "core/dga/attention_stats.h"
 
 // Every operation of a decoder, the only kernel header that models include.
 //
@@ -98,9 +99,20 @@ at::Tensor RopeAndStore(const at::Tensor& qkv, const HeadShape& shape,
                         const at::Tensor& k_norm, float norm_eps,
                         absl::Span<const SequenceRows> sequences, PagedKv& kv);
 
-// Causal attention of every row over its own sequence's cache, scores times `scale`.
-// q [G, T, R, D] from RopeAndStore -> [T, H D] of the compute type.
-at::Tensor PagedAttention(const at::Tensor& q, const PagedKv& kv, const HeadShape& shape,
-                          absl::Span<const SequenceRows> sequences, float scale);
+// Causal attention of a sequence's rows over all of its cache, scores times `scale`.
+// q [G, T, R, D] of the step, from RopeAndStore; writes rows [first_row, first_row +
+// rows) of out [T, H D] of the compute type.
+void DenseAttention(const at::Tensor& q, const PagedKv& kv, const SequenceRows& sequence,
+                    float scale, at::Tensor& out);
+
+// The same for some of the sequence's rows, `tokens` ascending in [0, rows) -> [n, H D].
+at::Tensor DenseAttentionOf(const at::Tensor& q, const PagedKv& kv,
+                            const SequenceRows& sequence,
+                            absl::Span<const int64_t> tokens, float scale);
+
+// What DenseAttention of these rows takes: multiply-adds, columns, and bytes that its
+// tasks fetch, in the `dense` part.
+AttentionWork DenseWork(const HeadShape& shape, const SequenceRows& sequence,
+                        int64_t element_bytes);
 
 }  // namespace quire::kernels

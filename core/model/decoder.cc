@@ -107,29 +107,37 @@ kernels::RopeTable Decoder::Rope(absl::Span<const kernels::SequenceRows> sequenc
   return table;
 }
 
-void Decoder::RunLayer(const Layer& layer, const kernels::RopeTable& rope,
-                       absl::Span<const kernels::SequenceRows> sequences,
-                       kernels::PagedKv& kv, at::Tensor& residual) const {
-  const kernels::HeadShape shape = Shape(config_);
+void Decoder::RunLayer(int32_t index, const kernels::RopeTable& rope,
+                       absl::Span<const kernels::SequenceRows> rows,
+                       absl::Span<SequenceAttention> sequences, KvCache& cache,
+                       at::Tensor& residual) const {
+  const Layer& layer = layers_[index];
+  kernels::PagedKv& kv = cache.layer(index);
   const float eps = config_.rms_norm_eps;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
   const at::Tensor normed =
       kernels::RmsNorm(residual, layer.attention_norm, eps, compute_);
   const at::Tensor q =
-      kernels::RopeAndStore(layer.qkv.Apply(normed), shape, rope, layer.q_norm,
-                            layer.k_norm, eps, sequences, kv);
-  layer.output.AddTo(kernels::PagedAttention(q, kv, shape, sequences, scale), residual);
+      kernels::RopeAndStore(layer.qkv.Apply(normed), Shape(config_), rope, layer.q_norm,
+                            layer.k_norm, eps, rows, kv);
+  const LayerAttention attention = {
+      .layer = index,
+      .num_layers = config_.num_layers,
+      .shape = Shape(config_),
+      .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim))};
+  layer.output.AddTo(Attend(q, kv, cache.index(index), attention, sequences), residual);
   const at::Tensor mlp_in = kernels::RmsNorm(residual, layer.mlp_norm, eps, compute_);
   layer.down.AddTo(kernels::SiluMul(layer.gate_up.Apply(mlp_in)), residual);
 }
 
 at::Tensor Decoder::Forward(absl::Span<const TokenId> tokens,
-                            absl::Span<const kernels::SequenceRows> sequences,
+                            absl::Span<SequenceAttention> sequences,
                             KvCache& cache) const {
   at::Tensor residual = embedding_.Rows(tokens);  // [T, E]
-  const kernels::RopeTable rope = Rope(sequences, residual.size(0));
+  std::vector<kernels::SequenceRows> rows;
+  for (const SequenceAttention& s : sequences) rows.push_back(s.rows);
+  const kernels::RopeTable rope = Rope(rows, residual.size(0));
   for (int32_t i = 0; i < config_.num_layers; ++i) {
-    RunLayer(layers_[i], rope, sequences, cache.layer(i), residual);
+    RunLayer(i, rope, rows, sequences, cache, residual);
   }
   return residual;
 }

@@ -6,6 +6,7 @@
 #include "ATen/core/Tensor.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "core/attention/step_attention.h"
 #include "core/config/model_config.h"
 #include "core/kernels/kernels.h"
 #include "core/model/kv_cache.h"
@@ -26,11 +27,11 @@ class Decoder {
                                                        at::ScalarType compute);
 
   // Runs the rows of all sequences, whose tokens lie one after the other in `tokens`,
-  // through every layer; their keys and values are in the cache afterwards. -> [T, E]
-  // float32, before the final norm.
+  // through every layer; their keys and values are in the cache afterwards. What their
+  // attention took is added to each sequence's stats. -> [T, E] float32, before the final
+  // norm.
   at::Tensor Forward(absl::Span<const TokenId> tokens,
-                     absl::Span<const kernels::SequenceRows> sequences,
-                     KvCache& cache) const;
+                     absl::Span<SequenceAttention> sequences, KvCache& cache) const;
 
   // hidden [R, E], rows of Forward's result -> [R, vocab] float32.
   at::Tensor Logits(const at::Tensor& hidden) const;
@@ -49,8 +50,9 @@ class Decoder {
   absl::Status LoadLayers(const WeightSource& source);
   kernels::RopeTable Rope(absl::Span<const kernels::SequenceRows> sequences,
                           int64_t rows) const;
-  void RunLayer(const Layer& layer, const kernels::RopeTable& rope,
-                absl::Span<const kernels::SequenceRows> sequences, kernels::PagedKv& kv,
+  void RunLayer(int32_t layer, const kernels::RopeTable& rope,
+                absl::Span<const kernels::SequenceRows> rows,
+                absl::Span<SequenceAttention> sequences, KvCache& cache,
                 at::Tensor& residual) const;
 
   const ModelConfig config_;

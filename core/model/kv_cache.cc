@@ -10,7 +10,20 @@ KvCache::KvCache(const ModelConfig& config, const KvGeometry& geometry,
                                       geometry.tokens_per_block, config.head_dim};
   for (int32_t i = 0; i < config.num_layers; ++i) {
     layers_.push_back({at::empty(shape, type), at::empty(shape, type)});
+    if (geometry.tokens_per_block != kGroupTokens || config.head_dim % 8 != 0) continue;
+    indices_.push_back(kernels::PageIndex::Make(geometry.num_blocks, config.num_kv_heads,
+                                                config.head_dim));
   }
+}
+
+kernels::PageIndex* KvCache::index(int32_t layer) {
+  return indices_.empty() ? nullptr : &indices_[layer];
+}
+
+int64_t KvCache::index_bytes() const {
+  int64_t sum = 0;
+  for (const kernels::PageIndex& index : indices_) sum += index.bytes();
+  return sum;
 }
 
 int64_t KvCache::bytes() const {

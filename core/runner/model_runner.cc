@@ -11,6 +11,7 @@
 #include "c10/core/InferenceMode.h"
 #include "c10/util/Exception.h"
 #include "core/base/status_macros.h"
+#include "core/dga/probe_positions.h"
 
 namespace quire {
 namespace {
@@ -55,9 +56,15 @@ absl::Status CpuModelRunner::Check(const StepItem& item) const {
                                                    " cache blocks; it needs ",
                                                    geometry_.BlocksFor(end)));
   }
+  QUIRE_RETURN_IF_ERROR(item.attention.Validate());
+  if (cache_->index(0) == nullptr && item.attention.mode == AttentionMode::kRefined) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "step item's attention.mode is REFINED; it needs cache blocks of ", kGroupTokens,
+        " tokens, and they have ", geometry_.tokens_per_block));
+  }
   for (const BlockId block : item.blocks) {
     const auto id = static_cast<int32_t>(block);
-    if (id < 0 || id >= geometry_.num_blocks) {
+    if (block != kNoBlock && (id < 0 || id >= geometry_.num_blocks)) {
       return absl::InvalidArgumentError(
           absl::StrCat("cache block ", id, " is not in [0, ", geometry_.num_blocks, ")"));
     }
@@ -78,6 +85,7 @@ absl::Status CpuModelRunner::Check(const StepItem& item) const {
 
 absl::StatusOr<std::vector<StepResult>> CpuModelRunner::Step(const StepInput& input) {
   for (const StepItem& item : input.items) QUIRE_RETURN_IF_ERROR(Check(item));
+  for (const RequestId id : input.released) states_.erase(id);
   // The only place where what ATen throws is caught.
   try {
     const c10::InferenceMode inference;
@@ -94,24 +102,52 @@ absl::StatusOr<std::vector<StepResult>> CpuModelRunner::Step(const StepInput& in
   }
 }
 
+std::vector<SequenceAttention> CpuModelRunner::Sequences(
+    const StepInput& input, std::vector<StepResult>& results) {
+  std::vector<SequenceAttention> sequences;
+  int64_t first = 0;
+  for (size_t i = 0; i < input.items.size(); ++i) {
+    const StepItem& item = input.items[i];
+    const auto rows = static_cast<int64_t>(item.tokens.size());
+    // What another sequence left under this id is not ours.
+    if (item.begin == 0) states_.erase(item.id);
+    SequenceAttention s = {.rows = {first, rows, item.begin, item.blocks},
+                           .options = item.attention,
+                           .state = &states_[item.id]};
+    if (item.importance) {
+      AttentionProbe& probe = results[i].importance;
+      s.probed = ProbedRows(item.begin, rows, item.last_chunk);
+      for (const int64_t row : s.probed) {
+        probe.queries.push_back(item.begin + static_cast<Position>(row));
+      }
+      probe.attention.assign(item.begin + rows, 0.0f);
+      s.importance = absl::MakeSpan(probe.attention);
+    }
+    sequences.push_back(std::move(s));
+    first += rows;
+  }
+  return sequences;
+}
+
 std::vector<StepResult> CpuModelRunner::Compute(const StepInput& input) {
   std::vector<TokenId> tokens;
-  std::vector<kernels::SequenceRows> sequences;
   std::vector<int64_t> last_rows;
   for (const StepItem& item : input.items) {
-    sequences.push_back({static_cast<int64_t>(tokens.size()),
-                         static_cast<int64_t>(item.tokens.size()), item.begin,
-                         item.blocks});
     tokens.insert(tokens.end(), item.tokens.begin(), item.tokens.end());
     if (item.sample) last_rows.push_back(static_cast<int64_t>(tokens.size()) - 1);
   }
-  const at::Tensor hidden = decoder_->Forward(tokens, sequences, *cache_);
   std::vector<StepResult> results(input.items.size());
+  std::vector<SequenceAttention> sequences = Sequences(input, results);
+  const at::Tensor hidden = decoder_->Forward(tokens, absl::MakeSpan(sequences), *cache_);
   for (size_t i = 0; i < results.size(); ++i) {
     results[i].id = input.items[i].id;
+    results[i].attention = sequences[i].stats;
+    for (float& x : results[i].importance.attention) {
+      x /= static_cast<float>(decoder_->config().num_layers);
+    }
     if (input.items[i].targets.empty()) continue;
-    ScoreTargets(input.items[i],
-                 hidden.narrow(0, sequences[i].first_row, sequences[i].rows), results[i]);
+    const kernels::SequenceRows& rows = sequences[i].rows;
+    ScoreTargets(input.items[i], hidden.narrow(0, rows.first_row, rows.rows), results[i]);
   }
   if (!last_rows.empty()) SampleRows(input, hidden, last_rows, results);
   return results;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -21,6 +22,8 @@ class CpuModelRunner final : public ModelRunner {
  private:
   absl::Status Check(const StepItem& item) const;
   std::vector<StepResult> Compute(const StepInput& input);
+  std::vector<SequenceAttention> Sequences(const StepInput& input,
+                                           std::vector<StepResult>& results);
   void ScoreTargets(const StepItem& item, const at::Tensor& hidden,
                     StepResult& result) const;
   void SampleRows(const StepInput& input, const at::Tensor& hidden,
@@ -30,6 +33,7 @@ class CpuModelRunner final : public ModelRunner {
   const std::unique_ptr<Decoder> decoder_;
   const std::unique_ptr<KvCache> cache_;
   const KvGeometry geometry_;
+  std::map<RequestId, SequenceState> states_;  // of sequences that have one
 };
 
 }  // namespace quire

@@ -64,17 +64,14 @@ inline Scratch Carve(float* memory, int64_t rows, int64_t d) {
   return s;
 }
 
-// Sixteen keys from `position` on become columns [column, column + 16) of a panel; keys
-// at `end` and after are zero.
-inline void PackKeys16(const AttentionArgs& a, int64_t position, int64_t end, Bf16* panel,
-                       int64_t column) {
-  for (int64_t d = 0; d < a.head_dim; d += 32) {
+// Sixteen rows of D values, row(i) each, become columns [column, column + 16) of a panel.
+template <typename Row>
+inline void PackKeyRows16(Row&& row, int64_t head_dim, Bf16* panel, int64_t column) {
+  const Bf16* from[16];
+  for (int64_t i = 0; i < 16; ++i) from[i] = row(i);
+  for (int64_t d = 0; d < head_dim; d += 32) {
     __m512i rows[16];
-    for (int64_t i = 0; i < 16; ++i) {
-      rows[i] = position + i < end
-                    ? _mm512_loadu_si512(KeyRow(a, a.k, position) + i * a.head_dim + d)
-                    : _mm512_setzero_si512();
-    }
+    for (int64_t i = 0; i < 16; ++i) rows[i] = _mm512_loadu_si512(from[i] + d);
     Transpose16(rows);
     for (int64_t i = 0; i < 16; ++i) {
       _mm512_storeu_si512(panel + (d / 2 + i) * 2 * kPanel + 2 * column, rows[i]);
@@ -93,38 +90,43 @@ inline void Interleave(__m512i a, __m512i b, Bf16* out) {
   _mm512_storeu_si512(out + 32, _mm512_permutex2var_epi16(a, high, b));
 }
 
-// Sixteen values from `position` on, as rows [row, row + 16) of D / 64 panels of 64
-// columns.
-inline void PackValues16(const AttentionArgs& a, int64_t position, int64_t end,
-                         Bf16* panels, int64_t row) {
+// Sixteen rows of D values, as rows [at, at + 16) of D / 64 panels of 64 columns.
+template <typename Row>
+inline void PackValueRows16(Row&& row, int64_t head_dim, Bf16* panels, int64_t at) {
   for (int64_t i = 0; i < 16; i += 2) {
-    const Bf16* const first = KeyRow(a, a.v, position) + i * a.head_dim;
-    for (int64_t d = 0; d < a.head_dim; d += 32) {
-      const __m512i x =
-          position + i < end ? _mm512_loadu_si512(first + d) : _mm512_setzero_si512();
-      const __m512i y = position + i + 1 < end
-                            ? _mm512_loadu_si512(first + a.head_dim + d)
-                            : _mm512_setzero_si512();
+    const Bf16* const first = row(i);
+    const Bf16* const second = row(i + 1);
+    for (int64_t d = 0; d < head_dim; d += 32) {
       Bf16* const panel = panels + d / kPanel * kPanel * kPanel;
-      Interleave(x, y, panel + (row + i) * kPanel + 2 * (d % kPanel));
+      Interleave(_mm512_loadu_si512(first + d), _mm512_loadu_si512(second + d),
+                 panel + (at + i) * kPanel + 2 * (d % kPanel));
     }
   }
+}
+
+alignas(64) inline constexpr Bf16 kZeroRow[kMaxHeadDim] = {};
+
+// Sixteen keys and values from `position` on; those at `end` and after are zero.
+inline void Pack16(const AttentionArgs& a, int64_t position, int64_t end, Bf16* keys,
+                   Bf16* values, int64_t at) {
+  const auto rows = [&](const Bf16* cache) {
+    const Bf16* const first = position < end ? KeyRow(a, cache, position) : kZeroRow;
+    return [=, &a](int64_t i) {
+      return position + i < end ? first + i * a.head_dim : kZeroRow;
+    };
+  };
+  PackKeyRows16(rows(a.k), a.head_dim, keys, at);
+  PackValueRows16(rows(a.v), a.head_dim, values, at);
 }
 
 inline void PackBlock(const AttentionArgs& a, int64_t first, int64_t end,
                       const Scratch& s) {
   const int64_t panel_size = kPanel * a.head_dim;
-  for (int64_t key = 0; key < kKeyBlock && first + key < end; key += 16) {
-    const int64_t panel = key / kPanel;
-    PackKeys16(a, first + key, end, s.keys + panel * panel_size, key % kPanel);
-    PackValues16(a, first + key, end, s.values + panel * panel_size, key % kPanel);
-  }
-  // The tail of a started panel: no value may be a NaN left in memory.
-  for (int64_t key = (end - first + 15) / 16 * 16; key < kKeyBlock && key % kPanel != 0;
-       key += 16) {
-    const int64_t panel = key / kPanel;
-    PackKeys16(a, 0, 0, s.keys + panel * panel_size, key % kPanel);
-    PackValues16(a, 0, 0, s.values + panel * panel_size, key % kPanel);
+  // To the end of a started panel: no value may be a NaN left in memory.
+  const int64_t keys = Min(kKeyBlock, (end - first + kPanel - 1) / kPanel * kPanel);
+  for (int64_t key = 0; key < keys; key += 16) {
+    const int64_t panel = key / kPanel * panel_size;
+    Pack16(a, first + key, end, s.keys + panel, s.values + panel, key % kPanel);
   }
 }
 

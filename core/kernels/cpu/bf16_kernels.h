@@ -83,4 +83,69 @@ void DecodeKeys(const AttentionArgs& args, int64_t first, int64_t last, float* s
 void MergeDecode(const AttentionArgs& args, int64_t parts, const float* sum,
                  const float* max, const float* total);
 
+// ---------------------------------------------------------------- refined attention
+// core/kernels/refined.h describes the index and the choice.
+inline constexpr int64_t kRefinedPage = 64;      // keys
+inline constexpr int64_t kRefinedWindow = 128;   // keys
+inline constexpr int64_t kRefinedDraws = 32768;  // entries of the table of draws
+
+struct RefinedArgs {
+  AttentionArgs base;
+  const uint8_t* codes = nullptr;  // [num_blocks, G, 64 D / 2]
+  const float* scales = nullptr;   // [num_blocks, G, 64]
+  const float* key_means = nullptr;
+  const float* value_means = nullptr;  // [num_blocks, G, D]
+  const int16_t* draws = nullptr;
+  const uint32_t* draw_starts = nullptr;  // of every token
+  float log2_tau = 0;                     // -inf: every key is read
+  const float* log2_counts = nullptr;     // [65] log2 n
+  bool group_means = false;
+  int64_t dropped = 0;
+  const int32_t* dropped_pages = nullptr;
+  const uint16_t* dropped_keys = nullptr;  // [dropped, G, D]
+  const uint16_t* dropped_values = nullptr;
+};
+
+// What RefinedTokens did, all of its rows together.
+struct RefinedCounts {
+  int64_t near_columns = 0;  // sinks and window, query heads times keys
+  int64_t far_columns = 0;   // far tokens, and means of pages
+  int64_t near_keys = 0;     // keys fetched by tasks
+  int64_t far_keys = 0;
+  int64_t index_pages = 0;  // pages of the index fetched by tasks
+  int64_t index_columns = 0;
+  double coverage = 0;
+  double tail_risk = 0;
+  int64_t selection_cycles = 0;
+  int64_t cycles = 0;
+};
+
+// A far column that a token reads.
+struct FarColumn {
+  const uint16_t* key;
+  const uint16_t* value;
+  float log2_weight;
+  int32_t position;  // first token of a page of means
+  bool mean;
+};
+
+// Told of a token's far columns. `call` may be null.
+struct ColumnRecorder {
+  void (*call)(void* context, int64_t token, const FarColumn* columns,
+               int64_t count) = nullptr;
+  void* context = nullptr;
+};
+
+inline constexpr int64_t kMaxRefinedShare = 24;  // R
+
+// Tokens that share a task's fetches: a power of two that divides a page.
+int64_t RefinedTaskTokens(int64_t share);
+// Floats of scratch for tasks that see up to `positions` keys.
+int64_t RefinedScratchSize(int64_t positions, int64_t head_dim);
+
+// Tokens [first, last) of one task: their positions lie in one aligned run of
+// RefinedTaskTokens.
+void RefinedTokens(const RefinedArgs& args, int64_t first, int64_t last, float* scratch,
+                   RefinedCounts& counts, const ColumnRecorder& recorder);
+
 }  // namespace quire::kernels::bf16

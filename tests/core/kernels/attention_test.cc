@@ -59,6 +59,14 @@ struct Fixture {
   PagedKv kv;
 };
 
+at::Tensor Attend(const Fixture& f, const std::vector<SequenceRows>& sequences,
+                  float scale) {
+  const int64_t heads = f.q.size(0) * f.q.size(2);
+  at::Tensor out = at::full({f.q.size(1), heads * f.q.size(3)}, NAN, f.q.options());
+  for (const SequenceRows& s : sequences) DenseAttention(f.q, f.kv, s, scale, out);
+  return out;
+}
+
 class AttentionTest : public ::testing::TestWithParam<Case> {};
 
 TEST_P(AttentionTest, EqualsPlainLoopsOverScatteredPages) {
@@ -68,8 +76,7 @@ TEST_P(AttentionTest, EqualsPlainLoopsOverScatteredPages) {
   Fixture f(c, 7);
   const float scale = 1 / std::sqrt(static_cast<float>(c.head_dim));
   const SequenceRows rows = {0, c.rows, static_cast<Position>(c.begin), f.table};
-  const at::Tensor out =
-      PagedAttention(f.q, f.kv, {c.heads, c.kv_heads, c.head_dim}, {rows}, scale);
+  const at::Tensor out = Attend(f, {rows}, scale);
   const AttentionProblem problem = {c.rows,
                                     c.heads,
                                     c.kv_heads,
@@ -120,9 +127,9 @@ TEST(AttentionBatchTest, SequencesOfAStepEqualSequencesAlone) {
     if (type == at::kBFloat16 && !HasFastBFloat16()) continue;
     Fixture f({type, 100, 30, 6, 3, 64, 64, 0}, 3);
     const SequenceRows all = {0, 30, 100, f.table};
-    const SequenceRows halves[] = {{0, 29, 100, f.table}, {29, 1, 129, f.table}};
-    const at::Tensor whole = PagedAttention(f.q, f.kv, {6, 3, 64}, {all}, 0.125f);
-    const at::Tensor parts = PagedAttention(f.q, f.kv, {6, 3, 64}, halves, 0.125f);
+    const std::vector<SequenceRows> halves = {{0, 29, 100, f.table}, {29, 1, 129, f.table}};
+    const at::Tensor whole = Attend(f, {all}, 0.125f);
+    const at::Tensor parts = Attend(f, halves, 0.125f);
     EXPECT_LT(RelativeError(ToDoubles(parts), ToDoubles(whole)),
               type == at::kFloat ? 1e-5 : 1e-2);
   }

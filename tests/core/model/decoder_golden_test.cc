@@ -28,9 +28,10 @@ class Session {
   }
   // Logits of the last `rows` tokens.
   at::Tensor Run(const std::vector<TokenId>& tokens, Position begin, int64_t rows) {
-    const kernels::SequenceRows s = {0, static_cast<int64_t>(tokens.size()), begin,
-                                     blocks_};
-    const at::Tensor hidden = decoder_->Forward(tokens, {s}, *cache_);
+    SequenceAttention s = {
+        .rows = {0, static_cast<int64_t>(tokens.size()), begin, blocks_},
+        .state = &state_};
+    const at::Tensor hidden = decoder_->Forward(tokens, absl::MakeSpan(&s, 1), *cache_);
     return decoder_->Logits(hidden.narrow(0, hidden.size(0) - rows, rows).contiguous());
   }
   std::vector<TokenId> Greedy(std::vector<TokenId> prompt, size_t count) {
@@ -52,6 +53,7 @@ class Session {
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<KvCache> cache_;
   std::vector<BlockId> blocks_;
+  SequenceState state_;
 };
 
 double LargestDifference(const at::Tensor& logits, const std::vector<float>& wanted) {

@@ -1,0 +1,498 @@
+#include <x86intrin.h>
+
+#include "core/kernels/cpu/attention_tile_bf16.h"
+
+namespace quire::kernels::bf16 {
+namespace {
+
+constexpr int64_t kPage = kRefinedPage;
+constexpr int64_t kTaskRows = kGroupRows;
+constexpr int64_t kIndexRows = 4;
+constexpr int32_t kOne = 127 * 128;  // the bits of 1.0 as bfloat16: 128 log2 x + kOne
+
+// The bits of a positive bfloat16 read as an integer are 128 (log2 x + 127), exactly at
+// powers of two and by linear interpolation between. Shares of attention are kept that
+// way: choosing what to read compares logarithms, adding them up needs no conversion.
+struct Work {
+  Scratch near;
+  int8_t* q8;          // [rows][D]
+  float* to_log2;      // [rows] 128 log2(e) scale * step of q8
+  float* reference;    // [rows] log2 of the near part's sum
+  int32_t* start;      // [rows] -8 sum of q8
+  float* offsets;      // [rows][pages] 128 (mean's score - reference) + kOne
+  float* sums;         // [rows][16] partial sums of the shares
+  uint16_t* shares;    // [rows][pages * 64]: a page's keys in the order 0 16 1 17 ...
+  float* certain;      // [rows] what was read for certain
+  FarColumn* columns;  // [64 * pages + dropped]
+  Bf16* means;         // [pages][2][D]
+  Bf16* panels;        // [D][64]: a panel of keys or means
+  uint8_t* codes;      // [D/4][64][4]: a page of the index, a code a byte
+};
+
+int64_t Pages(int64_t positions) { return (positions + kPage - 1) / kPage; }
+
+// Cuts memory in parts of whole 64 bytes; without memory it only counts.
+struct Carver {
+  float* memory;
+  int64_t used = 0;  // floats
+  template <typename T>
+  T* Take(int64_t count) {
+    float* const part = memory == nullptr ? nullptr : memory + used;
+    const int64_t bytes = (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+    used += bytes / static_cast<int64_t>(sizeof(float));
+    return reinterpret_cast<T*>(part);
+  }
+};
+
+Work Lay(Carver& carver, int64_t pages, int64_t d) {
+  Work w;
+  const int64_t rows = kTaskRows;
+  float* const near = carver.Take<float>(PrefillScratchSize(rows, d));
+  if (near != nullptr) w.near = Carve(near, rows, d);
+  w.q8 = carver.Take<int8_t>(rows * d);
+  w.to_log2 = carver.Take<float>(rows);
+  w.reference = carver.Take<float>(rows);
+  w.start = carver.Take<int32_t>(rows);
+  w.offsets = carver.Take<float>(rows * (pages + kPage));
+  w.sums = carver.Take<float>(rows * 16);
+  w.shares = carver.Take<uint16_t>(rows * pages * kPage);
+  w.certain = carver.Take<float>(rows);
+  w.columns = carver.Take<FarColumn>(pages * (kPage + 1));
+  w.means = carver.Take<Bf16>(pages * 2 * d);
+  w.panels = carver.Take<Bf16>(kPanel * d);
+  w.codes = carver.Take<uint8_t>(kPage * d);
+  return w;
+}
+
+// Far pages [1, end) of a task, and where its things lie.
+struct Task {
+  const RefinedArgs& a;
+  int64_t first, last;  // rows of q
+  int64_t end;          // page of the window
+  int64_t pages;        // stride of offsets and shares
+  Work w;
+  int64_t rows() const { return last - first; }
+  int64_t share() const { return a.base.share; }
+  int64_t d() const { return a.base.head_dim; }
+  int64_t Block(int64_t page) const { return static_cast<int64_t>(a.base.blocks[page]); }
+  int64_t Slot(int64_t page) const { return Block(page) * a.base.kv_heads + a.base.head; }
+};
+
+// Symmetric quantisation of each row of q to int8.
+void QuantizeQueries(const Task& t) {
+  const int64_t d = t.d();
+  for (int64_t r = 0; r < t.rows(); ++r) {
+    const Bf16* const q = t.a.base.q + (t.first + r) * d;
+    __m512 high = _mm512_setzero_ps();
+    const auto load = [&](int64_t i) {
+      return _mm512_castsi512_ps(_mm512_slli_epi32(
+          _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(q + i))), 16));
+    };
+    for (int64_t i = 0; i < d; i += 16) {
+      high = _mm512_max_ps(high, _mm512_abs_ps(load(i)));
+    }
+    const float step = Larger(_mm512_reduce_max_ps(high), 1e-20f) / 127;
+    const __m512 inverse = _mm512_set1_ps(1 / step);
+    __m512i sum = _mm512_setzero_si512();
+    for (int64_t i = 0; i < d; i += 16) {
+      const __m512i x = _mm512_cvtps_epi32(_mm512_mul_ps(load(i), inverse));
+      sum = _mm512_add_epi32(sum, x);
+      _mm_storeu_si128((__m128i*)(t.w.q8 + r * d + i), _mm512_cvtsepi32_epi8(x));
+    }
+    t.w.start[r] = -8 * _mm512_reduce_add_epi32(sum);
+    t.w.to_log2[r] = step * t.a.base.scale * kLog2E * 128;
+    t.w.reference[r] =
+        t.w.near.max[r] +
+        _mm512_cvtss_f32(_mm512_getexp_ps(_mm512_set1_ps(t.w.near.total[r])));
+  }
+}
+
+// Sixteen pages' mean keys become columns of a panel.
+void PackMeans16(const Task& t, int64_t page, int64_t column) {
+  for (int64_t d = 0; d < t.d(); d += 32) {
+    __m512i rows[16];
+    for (int64_t i = 0; i < 16; ++i) {
+      rows[i] = _mm512_setzero_si512();
+      if (page + i >= t.end || t.Block(page + i) < 0) continue;
+      const float* const mean = t.a.key_means + t.Slot(page + i) * t.d() + d;
+      rows[i] =
+          (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(mean + 16), _mm512_loadu_ps(mean));
+    }
+    Transpose16(rows);
+    for (int64_t i = 0; i < 16; ++i) {
+      _mm512_storeu_si512(t.w.panels + (d / 2 + i) * 2 * kPanel + 2 * column, rows[i]);
+    }
+  }
+}
+
+// offsets[row][page] of all far pages.
+void ScoreMeans(const Task& t) {
+  for (int64_t page = 0; page < t.end; page += kPanel) {
+    for (int64_t i = 0; i < kPanel; i += 16) PackMeans16(t, page + i, i);
+    for (int64_t r = 0; r < t.rows(); r += kTileRows) {
+      WithRows(Min(kTileRows, t.rows() - r), [&]<int kRows>() {
+        Tile<kRows> tile;
+        tile.Zero();
+        tile.Multiply(t.a.base.q + (t.first + r) * t.d(), t.d(), t.w.panels, t.d() / 2);
+        const __m512 scale = _mm512_set1_ps(t.a.base.scale * kLog2E * 128);
+        for (int i = 0; i < kRows; ++i) {
+          const __m512 offset = _mm512_set1_ps(kOne - 128 * t.w.reference[r + i]);
+          for (int j = 0; j < 4; ++j) {
+            _mm512_storeu_ps(t.w.offsets + (r + i) * (t.pages + kPage) + page + 16 * j,
+                             _mm512_fmadd_ps(tile.sum[i][j], scale, offset));
+          }
+        }
+      });
+    }
+  }
+}
+
+// The codes of a page, one a byte: [D/4][64 keys][4 channels].
+void Unpack(const Task& t, int64_t page) {
+  const int64_t half = kPage * t.d() / 2;
+  const uint8_t* const codes = t.a.codes + t.Slot(page) * half;
+  const __m512i low = _mm512_set1_epi8(15);
+  for (int64_t i = 0; i < half; i += 64) {
+    const __m512i both = _mm512_loadu_si512(codes + i);
+    _mm512_storeu_si512(t.w.codes + i, _mm512_and_si512(both, low));
+    _mm512_storeu_si512(t.w.codes + half + i,
+                        _mm512_and_si512(_mm512_srli_epi16(both, 4), low));
+  }
+}
+
+// The unpacked page's keys against kRows rows: int8 products of codes and q8. kDim: D, or
+// 0 if it is only known at run time; GCC makes much better code of the loops it unrolls.
+template <int kRows, int64_t kDim>
+void Dots(const uint8_t* codes, const int8_t* q8, const int32_t* start, int64_t dim,
+          __m512i (&dot)[kRows][4]) {
+  const int64_t d = kDim != 0 ? kDim : dim;
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < 4; ++v) dot[r][v] = _mm512_set1_epi32(start[r]);
+  }
+  for (int64_t c = 0; c < d; c += 4) {
+    __m512i keys[4];
+    for (int v = 0; v < 4; ++v) {
+      keys[v] = _mm512_loadu_si512(codes + c * kPage + 64 * v);
+    }
+    for (int r = 0; r < kRows; ++r) {
+      int32_t four;
+      std::memcpy(&four, q8 + r * d + c, sizeof four);
+      const __m512i x = _mm512_set1_epi32(four);
+      for (int v = 0; v < 4; ++v) {
+        dot[r][v] = _mm512_dpbusd_epi32(dot[r][v], keys[v], x);
+      }
+    }
+  }
+}
+
+// One row's shares of a page, and their sum.
+void Shares(const __m512i (&dot)[4], const __m512 (&scales)[4], __m512 step,
+            __m512 offset, uint16_t* out, float* sums) {
+  const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+  __m512i both[2];
+  for (int half = 0; half < 2; ++half) {
+    __m512i bits[2];
+    for (int i = 0; i < 2; ++i) {
+      const __m512 x =
+          _mm512_mul_ps(_mm512_cvtepi32_ps(dot[2 * half + i]), scales[2 * half + i]);
+      const __m512i y = _mm512_cvtps_epi32(_mm512_fmadd_ps(x, step, offset));
+      bits[i] = _mm512_max_epi32(y, _mm512_setzero_si512());
+    }
+    both[half] = _mm512_or_si512(bits[0], _mm512_slli_epi32(bits[1], 16));
+  }
+  const __m512 sum = _mm512_dpbf16_ps(_mm512_loadu_ps(sums), (__m512bh)both[0], ones);
+  _mm512_storeu_ps(sums, _mm512_dpbf16_ps(sum, (__m512bh)both[1], ones));
+  _mm512_storeu_si512(out, both[0]);
+  _mm512_storeu_si512(out + 32, both[1]);
+}
+
+template <int kRows>
+void ScorePage(const Task& t, int64_t page, int64_t row) {
+  __m512i dot[kRows][4];
+  const int8_t* const q8 = t.w.q8 + row * t.d();
+  if (t.d() == 64) {
+    Dots<kRows, 64>(t.w.codes, q8, t.w.start + row, 64, dot);
+  } else {
+    Dots<kRows, 0>(t.w.codes, q8, t.w.start + row, t.d(), dot);
+  }
+  const float* const from = t.a.scales + t.Slot(page) * kPage;
+  __m512 scales[4];
+  for (int v = 0; v < 4; ++v) scales[v] = _mm512_loadu_ps(from + 16 * v);
+  const int64_t stride = t.pages + kPage, step = t.pages * kPage;
+  const float* const to_log2 = t.w.to_log2 + row;
+  const float* const offsets = t.w.offsets + row * stride + page;
+  float* const sums = t.w.sums + row * 16;
+  uint16_t* const out = t.w.shares + row * step + page * kPage;
+  for (int r = 0; r < kRows; ++r) {
+    Shares(dot[r], scales, _mm512_set1_ps(to_log2[r]),
+           _mm512_set1_ps(offsets[r * stride]), out + r * step, sums + 16 * r);
+  }
+}
+
+void ScorePages(const Task& t, RefinedCounts& counts) {
+  for (int64_t i = 0; i < t.rows() * 16; ++i) t.w.sums[i] = 0;
+  for (int64_t page = 1; page < t.end; ++page) {
+    if (t.Block(page) < 0) {
+      for (int64_t r = 0; r < t.rows(); ++r) {
+        uint16_t* const out = t.w.shares + (r * t.pages + page) * kPage;
+        for (int64_t i = 0; i < kPage; i += 32) {
+          _mm512_storeu_si512(out + i, _mm512_setzero_si512());
+        }
+      }
+      continue;
+    }
+    Unpack(t, page);
+    ++counts.index_pages;
+    counts.index_columns += t.rows() * kPage;
+    for (int64_t r = 0; r < t.rows(); r += kIndexRows) {
+      WithRows(Min(kIndexRows, t.rows() - r),
+               [&]<int kRows>() { ScorePage<kRows>(t, page, r); });
+    }
+  }
+}
+
+// 128 log2 of the share's largest value over the rows, relative to tau, is the share's
+// bits plus this.
+int16_t BitsToChance(const Task& t, int64_t row) {
+  const float far = _mm512_reduce_add_ps(_mm512_loadu_ps(t.w.sums + row * 16));
+  const float near =
+      t.w.near.total[row] *
+      _mm512_cvtss_f32(Exp2(_mm512_set1_ps(t.w.near.max[row] - t.w.reference[row])));
+  const __m512 all = _mm512_set1_ps(far + near);
+  // log2 by exponent and mantissa, linear as the shares themselves.
+  const __m512 exponent = _mm512_getexp_ps(all);
+  const __m512 mantissa = _mm512_getmant_ps(all, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_zero);
+  const float log2 = _mm512_cvtss_f32(exponent) + _mm512_cvtss_f32(mantissa) - 1;
+  const float x = -128 * (log2 + t.a.log2_tau) - kOne;
+  return static_cast<int16_t>(x > 32767 ? 32767 : x < -32768 ? -32768 : x);
+}
+
+// log2 of one over the probability that a key with this chance was drawn: draws are
+// rounded to whole numbers, so a chance c beats them with probability 2^((c - 1/2)/128).
+float Log2Weight(int32_t chance) {
+  return chance >= 1 ? 0.0f : (0.5f - static_cast<float>(chance)) / 128;
+}
+
+void Prefetch(const Bf16* row, int64_t d) {
+  for (int64_t i = 0; i < d; i += 32) _mm_prefetch(row + i, _MM_HINT_T0);
+}
+
+// The far tokens that token `row / R` reads; returns how many.
+int64_t Choose(const Task& t, int64_t row) {
+  const int64_t share = t.share(), d = t.d(), step = t.pages * kPage;
+  __m512i add[kTaskRows];
+  for (int64_t r = 0; r < share; ++r) {
+    add[r] = _mm512_set1_epi16(BitsToChance(t, row + r));
+  }
+  const uint32_t start = t.a.draw_starts[(t.first + row) / share];
+  const int16_t* const draws = t.a.draws;
+  const bool sampled = !t.a.group_means;
+  const uint16_t* const shares = t.w.shares + row * step;
+  const Bf16* const k = t.a.base.k;
+  const Bf16* const v = t.a.base.v;
+  FarColumn* const columns = t.w.columns;
+  int64_t count = 0;
+  for (int64_t i = kPage; i < t.end * kPage; i += 32) {
+    __m512i chance = _mm512_adds_epi16(_mm512_loadu_si512(shares + i), add[0]);
+    for (int64_t r = 1; r < share; ++r) {
+      chance = _mm512_max_epi16(
+          chance, _mm512_adds_epi16(_mm512_loadu_si512(shares + r * step + i), add[r]));
+    }
+    const __m512i draw = sampled ? _mm512_loadu_si512(draws + (start + i) % kRefinedDraws)
+                                 : _mm512_setzero_si512();
+    __mmask32 chosen = _mm512_cmpgt_epi16_mask(chance, draw);
+    if (chosen == 0 || t.Block(i / kPage) < 0) continue;
+    alignas(64) int16_t chances[32];
+    _mm512_store_si512(chances, chance);
+    const int64_t first = (t.Slot(i / kPage) * kPage + i % kPage) * d;
+    for (; chosen != 0; chosen &= chosen - 1) {
+      const int bit = __builtin_ctz(chosen);
+      const int64_t key = bit / 2 + 16 * (bit % 2);
+      const int64_t at = first + key * d;
+      columns[count++] = {k + at, v + at, Log2Weight(chances[bit]),
+                          static_cast<int32_t>(i + key), false};
+      Prefetch(k + at, d);
+      Prefetch(v + at, d);
+    }
+  }
+  return count;
+}
+
+// What is left of each page after the chosen columns, which are in order, as one column.
+int64_t AddRests(const Task& t, int64_t count) {
+  const int64_t chosen = count;
+  int64_t next = 0;
+  for (int64_t page = 1; page < t.end; ++page) {
+    if (t.Block(page) < 0) continue;
+    const int64_t begin = next;
+    while (next < chosen && t.w.columns[next].position / kPage == page) ++next;
+    const int64_t left = kPage - (next - begin);
+    if (left == 0) continue;
+    const __m512 inverse = _mm512_set1_ps(1.0f / static_cast<float>(left));
+    Bf16* const mean = t.w.means + page * 2 * t.d();
+    for (int side = 0; side < 2; ++side) {
+      const float* const whole =
+          (side == 0 ? t.a.key_means : t.a.value_means) + t.Slot(page) * t.d();
+      for (int64_t d = 0; d < t.d(); d += 32) {
+        __m512 sum[2];
+        for (int h = 0; h < 2; ++h) {
+          sum[h] =
+              _mm512_mul_ps(_mm512_loadu_ps(whole + d + 16 * h), _mm512_set1_ps(kPage));
+          for (int64_t i = begin; i < next; ++i) {
+            const Bf16* const x =
+                (side == 0 ? t.w.columns[i].key : t.w.columns[i].value) + d + 16 * h;
+            const __m512i wide = _mm512_slli_epi32(
+                _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)x)), 16);
+            sum[h] = _mm512_sub_ps(sum[h], _mm512_castsi512_ps(wide));
+          }
+          sum[h] = _mm512_mul_ps(sum[h], inverse);
+        }
+        StoreBf16(mean + side * t.d() + d, sum[0], sum[1]);
+      }
+    }
+    t.w.columns[count++] = {mean, mean + t.d(), t.a.log2_counts[left],
+                            static_cast<int32_t>(page * kPage), true};
+  }
+  return count;
+}
+
+int64_t AddDropped(const Task& t, int64_t count) {
+  for (int64_t i = 0; i < t.a.dropped; ++i) {
+    if (t.a.dropped_pages[i] >= t.end) break;
+    const int64_t at = (i * t.a.base.kv_heads + t.a.base.head) * t.d();
+    t.w.columns[count++] = {t.a.dropped_keys + at, t.a.dropped_values + at, 6.0f,
+                            static_cast<int32_t>(t.a.dropped_pages[i] * kPage), true};
+  }
+  return count;
+}
+
+// Columns [first, first + 64) become a panel of keys and one of values.
+void PackColumns(const Task& t, int64_t first, int64_t count) {
+  const auto row = [&](int64_t i, bool key) {
+    if (first + i >= count) return kZeroRow;
+    return key ? t.w.columns[first + i].key : t.w.columns[first + i].value;
+  };
+  const int64_t width = Min(kPanel, (count - first + 15) / 16 * 16);
+  for (int64_t i = 0; i < width; i += 16) {
+    PackKeyRows16([&](int64_t j) { return row(i + j, true); }, t.d(), t.w.near.keys, i);
+    PackValueRows16([&](int64_t j) { return row(i + j, false); }, t.d(), t.w.near.values,
+                    i);
+  }
+  for (int64_t i = width; i < kPanel; i += 16) {
+    PackKeyRows16([&](int64_t) { return kZeroRow; }, t.d(), t.w.near.keys, i);
+    PackValueRows16([&](int64_t) { return kZeroRow; }, t.d(), t.w.near.values, i);
+  }
+}
+
+// A token's R rows take in its far columns.
+void AttendColumns(const Task& t, int64_t row, int64_t count) {
+  const AttentionArgs& a = t.a.base;
+  for (int64_t first = 0; first < count; first += kPanel) {
+    PackColumns(t, first, count);
+    const int64_t width = Min(kPanel, count - first);
+    alignas(64) float weight[kPanel];
+    alignas(64) float certain[kPanel];
+    for (int64_t i = 0; i < kPanel; ++i) {
+      weight[i] = i < width ? t.w.columns[first + i].log2_weight : 0;
+      certain[i] = i < width && weight[i] == 0 ? 1.0f : 0.0f;
+    }
+    Scores(a, t.first + row, t.share(), 1, t.w.near);
+    float factor[kTaskRows];
+    for (int64_t r = 0; r < t.share(); ++r) {
+      float* const scores = t.w.near.scores + r * kKeyBlock;
+      const __m512 scale = _mm512_set1_ps(1 / (a.scale * kLog2E));
+      for (int64_t i = 0; i < kPanel; i += 16) {
+        _mm512_storeu_ps(scores + i, _mm512_fmadd_ps(_mm512_load_ps(weight + i), scale,
+                                                     _mm512_loadu_ps(scores + i)));
+      }
+      const int64_t own = row + r;
+      factor[r] = Soften(a, scores, width, 1, t.w.near.weights + r * kKeyBlock,
+                         t.w.near.max[own], t.w.near.total[own]);
+      __m512 sure = _mm512_setzero_ps();
+      for (int64_t i = 0; i < kPanel; i += 16) {
+        const __m512i bits = _mm512_slli_epi32(
+            _mm512_cvtepu16_epi32(_mm256_loadu_si256(
+                (const __m256i*)(t.w.near.weights + r * kKeyBlock + i))),
+            16);
+        sure =
+            _mm512_fmadd_ps(_mm512_castsi512_ps(bits), _mm512_load_ps(certain + i), sure);
+      }
+      t.w.certain[own] = t.w.certain[own] * factor[r] + _mm512_reduce_add_ps(sure);
+    }
+    AddValues(a, row, t.share(), 1, factor, t.w.near);
+  }
+}
+
+void AttendNear(const Task& t, int64_t end, RefinedCounts& counts) {
+  const AttentionArgs& a = t.a.base;
+  StartRows(t.rows(), t.d(), t.w.near);
+  AttendKeys(a, t.first, t.last, 0, kPage, t.w.near);
+  AttendKeys(a, t.first, t.last, t.end * kPage, end, t.w.near);
+  counts.near_keys += kPage + end - t.end * kPage;
+  for (int64_t r = 0; r < t.rows(); ++r) {
+    counts.near_columns += kPage + PositionOf(a, t.first + r) + 1 - t.end * kPage;
+    t.w.certain[r] = t.w.near.total[r];
+  }
+}
+
+void Finish(const Task& t, RefinedCounts& counts) {
+  const float tau = _mm512_cvtss_f32(Exp2(_mm512_set1_ps(t.a.log2_tau)));
+  for (int64_t r = 0; r < t.rows(); ++r) {
+    const float share = t.w.certain[r] / t.w.near.total[r];
+    const float covered = share < 1 ? share : 1;
+    counts.coverage += covered;
+    const __m512 risk = _mm512_set1_ps(tau * (1 - covered));
+    counts.tail_risk += _mm512_cvtss_f32(_mm512_sqrt_ps(risk));
+    WriteRow(t.a.base, t.first + r, t.w.near.sum + r * t.d(), t.w.near.total[r]);
+  }
+}
+
+}  // namespace
+
+int64_t RefinedTaskTokens(int64_t share) {
+  int64_t tokens = 16;
+  while (tokens > 1 && tokens * share > kTaskRows) tokens /= 2;
+  return tokens;
+}
+
+int64_t RefinedScratchSize(int64_t positions, int64_t d) {
+  Carver carver = {nullptr};
+  Lay(carver, Pages(positions), d);
+  return carver.used;
+}
+
+void RefinedTokens(const RefinedArgs& args, int64_t first, int64_t last, float* scratch,
+                   RefinedCounts& counts, const ColumnRecorder& recorder) {
+  const AttentionArgs& a = args.base;
+  const int64_t end = PositionOf(a, last * a.share - 1) + 1;
+  const int64_t pages = Pages(end);
+  const int64_t window =
+      Max(1, (PositionOf(a, first * a.share) - kRefinedWindow) / kPage);
+  Carver carver = {scratch};
+  const Task t = {args,   first * a.share, last * a.share,
+                  window, pages,           Lay(carver, pages, a.head_dim)};
+  const uint64_t began = __rdtsc();
+  AttendNear(t, end, counts);
+  const uint64_t near_done = __rdtsc();
+  QuantizeQueries(t);
+  ScoreMeans(t);
+  ScorePages(t, counts);
+  counts.selection_cycles += static_cast<int64_t>(__rdtsc() - near_done);
+  for (int64_t row = 0; row < t.rows(); row += a.share) {
+    const uint64_t choosing = __rdtsc();
+    int64_t count = Choose(t, row);
+    if (args.group_means) count = AddRests(t, count);
+    count = AddDropped(t, count);
+    counts.selection_cycles += static_cast<int64_t>(__rdtsc() - choosing);
+    counts.far_columns += count * a.share;
+    counts.far_keys += count;
+    if (recorder.call != nullptr) {
+      recorder.call(recorder.context, first + row / a.share, t.w.columns, count);
+    }
+    AttendColumns(t, row, count);
+  }
+  Finish(t, counts);
+  counts.cycles += static_cast<int64_t>(__rdtsc() - began);
+}
+
+}  // namespace quire::kernels::bf16

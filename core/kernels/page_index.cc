@@ -44,8 +44,9 @@ void Quantize(const PageView<T>& page) {
     for (int64_t i = 0; i < d; ++i) {
       high = std::max(high, std::abs(static_cast<float>(key[i]) - page.key_mean[i]));
     }
-    const float scale = high / 7.5f;
-    const float inverse = high > 0 ? 7.5f / high : 0;
+    // Just under 7.5: the farthest channel must not lie on a border between two codes.
+    const float scale = high / 7.49f;
+    const float inverse = high > 0 ? 7.49f / high : 0;
     page.scales[j] = scale;
     for (int64_t i = 0; i < d; ++i) {
       const float x = (static_cast<float>(key[i]) - page.key_mean[i]) * inverse;

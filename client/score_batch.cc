@@ -18,6 +18,8 @@ bool MoveEvent(v1::ScoreBatchResponse& from, v1::ScoreResponse* to) {
   to->Clear();
   if (from.has_progress()) to->mutable_progress()->Swap(from.mutable_progress());
   if (from.has_scores()) to->mutable_scores()->Swap(from.mutable_scores());
+  if (from.has_importance()) to->mutable_importance()->Swap(from.mutable_importance());
+  if (from.has_sentences()) to->mutable_sentences()->Swap(from.mutable_sentences());
   if (from.has_final()) to->mutable_final()->Swap(from.mutable_final());
   return !from.has_error();
 }

@@ -68,7 +68,8 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadModel(const std::string& folder
                              .model = {config.vocab_size, config.max_positions},
                              .chunk_tokens = options.chunk_tokens,
                              // Calls are bounded before they get here.
-                             .max_waiting = options.max_waiting + 1};
+                             .max_waiting = options.max_waiting + 1,
+                             .block_bytes = loaded.kv_cache_bytes / loaded.kv.num_blocks};
   QUIRE_ASSIGN_OR_RETURN(
       model->text.engine,
       Engine::Start(engine, std::move(loaded.runner), &observer, SystemClock()));
@@ -160,6 +161,7 @@ constexpr absl::Duration kFlushGrace = absl::Seconds(2);
 CallServicesOptions ToCallOptions(const ServerOptions& options) {
   return {.max_waiting = options.max_waiting,
           .limits = {.max_text_bytes = options.max_text_bytes},
+          .defaults = {.attention = options.attention()},
           .stream = {.write_stall = absl::Seconds(options.write_stall_seconds)},
           .batch_idle = absl::Seconds(options.batch_idle_seconds)};
 }

@@ -61,6 +61,20 @@ const std::vector<Field>& Fields() {
        &Options::kv_cache_bytes, 0, 65536 * kGiB},
       {"chunk_tokens", "prompt tokens computed between two looks at cancellation",
        &Options::chunk_tokens, 1, 65536},
+      {"attention_mode",
+       "auto, dense, faithful or refined, for requests that do not say",
+       &Options::attention_mode,
+       0,
+       0,
+       {"auto", "dense", "faithful", "refined"}},
+      {"attention_eps", "their eps: smaller reads more and errs less; 0: dense",
+       &Options::attention_eps, 0, 1},
+      {"attention_max_error",
+       "their largest audited error before eps is lowered; 1: never",
+       &Options::attention_max_error, 0, 1},
+      {"attention_min_sparse_tokens",
+       "their least visible tokens for sparse reading; -1: the mode's own",
+       &Options::attention_min_sparse_tokens, -1, std::numeric_limits<int32_t>::max()},
       {"max_waiting", "calls that may wait for the one in work", &Options::max_waiting, 1,
        1000},
       {"max_message_bytes", "largest gRPC message", &Options::max_message_bytes, 1024,
@@ -297,6 +311,19 @@ absl::Status ServerOptions::Validate() const {
   QUIRE_RETURN_IF_ERROR(CheckAddress("listen", listen));
   return http_listen.empty() ? absl::OkStatus()
                              : CheckAddress("http_listen", http_listen);
+}
+
+AttentionOptions ServerOptions::attention() const {
+  AttentionOptions result;
+  for (const AttentionMode mode : {AttentionMode::kAuto, AttentionMode::kDense,
+                                   AttentionMode::kFaithful, AttentionMode::kRefined}) {
+    const std::string name(AttentionModeName(mode));
+    if (absl::AsciiStrToLower(name) == attention_mode) result.mode = mode;
+  }
+  result.eps = static_cast<float>(attention_eps);
+  result.max_error = static_cast<float>(attention_max_error);
+  result.min_sparse_tokens = attention_min_sparse_tokens;
+  return result;
 }
 
 absl::StatusOr<HostPort> ParseHostPort(absl::string_view address) {

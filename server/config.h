@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "core/dga/attention_options.h"
 
 namespace quire::server {
 
@@ -23,10 +24,14 @@ struct ServerOptions {
   int32_t threads = 0;                         // of one step; 0: as many as CPU cores
   std::string compute = "auto";                // auto, float32, bfloat16
   int64_t kv_cache_bytes = 0;                  // of each model; 0: from free memory
-  int32_t chunk_tokens = 512;            // prompt tokens between two looks at cancel
-  int32_t max_waiting = 64;              // calls that may wait for the one in work
-  int64_t max_message_bytes = 64 << 20;  // of one gRPC message
-  int64_t max_text_bytes = 64 << 20;     // of one request's text, all pieces together
+  int32_t chunk_tokens = 512;           // prompt tokens between two looks at cancel
+  std::string attention_mode = "auto";  // auto, dense, faithful, refined; of requests
+  double attention_eps = 0.04;          // that say nothing else, as are the next three
+  double attention_max_error = 1;       // 1: never falls back
+  int32_t attention_min_sparse_tokens = -1;  // -1: the mode's own
+  int32_t max_waiting = 64;                  // calls that may wait for the one in work
+  int64_t max_message_bytes = 64 << 20;      // of one gRPC message
+  int64_t max_text_bytes = 64 << 20;         // of one request's text, all pieces together
   double write_stall_seconds = 30;  // a client that takes no event for so long is left
   double batch_idle_seconds =
       300;                    // a ScoreBatch call that sends nothing for so long ends
@@ -36,6 +41,8 @@ struct ServerOptions {
 
   // kInvalidArgument: "max_waiting is 0; it must be in [1, 10000]".
   absl::Status Validate() const;
+  // REQUIRES: valid.
+  AttentionOptions attention() const;
 };
 
 struct CommandLine {

@@ -51,6 +51,11 @@ const Usage& UsageOf(const Accepted& request) {
                     request.sequence);
 }
 
+AttentionControl& AttentionOf(Accepted& request) {
+  return std::visit([](auto& s) -> AttentionControl& { return s.attention(); },
+                    request.sequence);
+}
+
 class SingleThreadEngine final : public Engine {
  public:
   SingleThreadEngine(const EngineOptions& options, std::unique_ptr<ModelRunner> runner,
@@ -92,7 +97,8 @@ class SingleThreadEngine final : public Engine {
   void StartNext();
   void Step();
   Results CallRunner(const StepInput& input);
-  void Conclude(Results results, absl::Time began);
+  void Conclude(Results results, absl::Time began, AttentionMode mode);
+  absl::Status Drop(Accepted& request, const std::vector<int32_t>& indices);
   void Finish(std::unique_ptr<Accepted> request, absl::Status status, FinishReason reason,
               absl::Time now);
   std::unique_ptr<Accepted> TakeRunning();
@@ -259,7 +265,7 @@ void SingleThreadEngine::Step() {
   if (!running_->started) running_->started = began;
   Results results = CallRunner(input);
   if (results.ok()) released_.clear();
-  Conclude(std::move(results), began);
+  Conclude(std::move(results), began, input.items.front().attention.mode);
 }
 
 // A runner that breaks its promise fails the step's requests, not the process.
@@ -280,15 +286,18 @@ SingleThreadEngine::Results SingleThreadEngine::CallRunner(const StepInput& inpu
   }
 }
 
-void SingleThreadEngine::Conclude(Results results, absl::Time began) {
+void SingleThreadEngine::Conclude(Results results, absl::Time began, AttentionMode mode) {
   const absl::Time now = clock_.Now();
   if (!results.ok()) return Finish(TakeRunning(), std::move(results).status(), {}, now);
   Accepted& request = *running_;
+  StepResult& result = results->front();
   const Usage before = UsageOf(request);
+  StepReport report{.elapsed = now - began, .mode = mode, .attention = result.attention};
+  if (absl::Status status = Drop(request, result.dropped_blocks); !status.ok()) {
+    return Finish(TakeRunning(), std::move(status), {}, now);
+  }
   const absl::StatusOr<std::optional<FinishReason>> done = std::visit(
-      [&](auto& sequence) {
-        return sequence.Commit(std::move(results->front()), *request.sink);
-      },
+      [&](auto& sequence) { return sequence.Commit(std::move(result), *request.sink); },
       request.sequence);
   if (!done.ok()) return Finish(TakeRunning(), done.status(), {}, now);
   const bool prompt_computed = std::visit(
@@ -296,11 +305,34 @@ void SingleThreadEngine::Conclude(Results results, absl::Time began) {
   if (prompt_computed && !request.prefilled) request.prefilled = now;
   if (observer_ != nullptr) {
     const Usage& after = UsageOf(request);
-    observer_->OnStep(
-        now - began, static_cast<int32_t>(after.prompt_tokens - before.prompt_tokens),
-        static_cast<int32_t>(after.generated_tokens - before.generated_tokens));
+    report.prompt_tokens =
+        static_cast<int32_t>(after.prompt_tokens - before.prompt_tokens);
+    report.generated_tokens =
+        static_cast<int32_t>(after.generated_tokens - before.generated_tokens);
+    observer_->OnStep(report);
   }
   if (done->has_value()) Finish(TakeRunning(), absl::OkStatus(), **done, now);
+}
+
+// Blocks whose keys and values the runner reads no more are others' to use.
+absl::Status SingleThreadEngine::Drop(Accepted& request,
+                                      const std::vector<int32_t>& indices) {
+  if (indices.empty()) return absl::OkStatus();
+  for (const int32_t index : indices) {
+    const auto blocks = request.lease.blocks();
+    const bool held = index >= 0 && index < static_cast<int64_t>(blocks.size()) &&
+                      blocks[index] != kNoBlock;
+    if (!held) {
+      return absl::InternalError(absl::StrCat("the model runner dropped block ", index,
+                                              ", which the request does not hold"));
+    }
+    request.lease.Drop(index);
+  }
+  AttentionOf(request).AddDropped(static_cast<int64_t>(indices.size()) *
+                                  options_.block_bytes);
+  std::lock_guard lock(mutex_);
+  free_blocks_ = pool_.free_blocks();
+  return absl::OkStatus();
 }
 
 std::unique_ptr<Accepted> SingleThreadEngine::TakeRunning() {
@@ -317,10 +349,13 @@ void SingleThreadEngine::Finish(std::unique_ptr<Accepted> request, absl::Status 
     std::lock_guard lock(mutex_);
     free_blocks_ = pool_.free_blocks();
   }
+  const AttentionReceipt& receipt = AttentionOf(*request).receipt();
+  if (observer_ != nullptr && request->started) observer_->OnFinished(receipt);
   request->sink->OnFinished({.status = std::move(status),
                              .reason = reason,
                              .usage = UsageOf(*request),
-                             .timings = TimingsOf(*request, now)});
+                             .timings = TimingsOf(*request, now),
+                             .attention = receipt});
   request.reset();
   std::lock_guard lock(mutex_);
   if (--unfinished_ == 0) idle_.notify_all();
@@ -340,6 +375,7 @@ absl::Status EngineOptions::Validate() const {
   QUIRE_RETURN_IF_ERROR(AtLeast("model.vocab_size", model.vocab_size, 1));
   QUIRE_RETURN_IF_ERROR(AtLeast("model.max_positions", model.max_positions, 1));
   QUIRE_RETURN_IF_ERROR(AtLeast("chunk_tokens", chunk_tokens, 1));
+  QUIRE_RETURN_IF_ERROR(AtLeast("block_bytes", block_bytes, 0));
   return AtLeast("max_waiting", max_waiting, 0);
 }
 

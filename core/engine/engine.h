@@ -23,6 +23,7 @@ struct EngineOptions {
   ModelLimits model;
   int32_t chunk_tokens = 512;  // prompt tokens computed between two looks at cancel
   int32_t max_waiting = 64;    // requests that may wait; one more is refused
+  int64_t block_bytes = 0;     // keys and values of one cache block, for receipts
   absl::Status Validate() const;
 };
 
@@ -34,12 +35,23 @@ struct EngineStats {
   int32_t num_blocks = 0;
 };
 
+// One step of one request.
+struct StepReport {
+  absl::Duration elapsed;
+  int32_t prompt_tokens = 0;     // 0: the step decoded
+  int32_t generated_tokens = 0;  // with the prompt's last chunk, or by decoding
+  AttentionMode mode = AttentionMode::kDense;  // of this step
+  AttentionStats attention;
+};
+
 // Told about the engine's work. Called from the engine thread; must not block.
 class EngineObserver {
  public:
   virtual ~EngineObserver() = default;
-  virtual void OnStep(absl::Duration elapsed, int32_t prompt_tokens,
-                      int32_t generated_tokens) = 0;
+  // The reports of a request's steps add up to its receipt.
+  virtual void OnStep(const StepReport& step) = 0;
+  // A request that was started is over, well or not; before its sink hears of it.
+  virtual void OnFinished(const AttentionReceipt& attention) = 0;
 };
 
 // Runs requests on one model with one thread, first come first served. All methods are

@@ -8,6 +8,8 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "core/base/types.h"
+#include "core/dga/attention_options.h"
+#include "core/dga/attention_stats.h"
 #include "core/sampling/sampler.h"
 #include "core/step/step.h"
 
@@ -21,6 +23,7 @@ struct GenerateRequest {
       stop_tokens;  // generation ends when one is chosen; it is not reported
   SamplingParams sampling;
   int32_t top_logprobs = 0;  // alternatives reported with each token, 0..kMaxTopLogprobs
+  AttentionOptions attention;
 };
 
 // The probability of tokens[i] after tokens[..i), for i in [first, tokens.size()). The
@@ -31,6 +34,8 @@ struct ScoreRequest {
   int32_t first = 1;            // >= 1; what stands before is context only
   int32_t top_logprobs = 0;
   bool ranks = false;
+  bool importance = false;  // tell the sink, see RequestSink::OnImportance
+  AttentionOptions attention;
 };
 
 inline constexpr int32_t kMaxTopLogprobs = 20;
@@ -60,11 +65,12 @@ enum class FinishReason : uint8_t { kStopToken, kLength, kScored };
 
 struct Finished {
   // OK, kCancelled, kDeadlineExceeded, or what the runner returned. The reason is
-  // meaningful only when OK; usage and timings always are.
+  // meaningful only when OK; all else always is.
   absl::Status status;
   FinishReason reason = FinishReason::kLength;
   Usage usage;
   Timings timings;
+  AttentionReceipt attention;
 };
 
 // Receives one request's output. Called from the engine thread only, in order; OnFinished
@@ -76,6 +82,10 @@ class RequestSink {
   virtual void OnProgress(int64_t done_tokens, int64_t total_tokens) = 0;
   virtual void OnToken(const TokenScore& token) = 0;          // Generate
   virtual void OnScores(std::vector<TokenScore> scores) = 0;  // Score, a chunk at a time
+  // Score with `importance`, once, after the last scores: for each token that was read,
+  // the mean share of attention that the sampled queries from it on pay to it
+  // (AttentionProbe).
+  virtual void OnImportance(std::vector<float> importance) = 0;
   virtual void OnFinished(const Finished& finished) = 0;
 };
 

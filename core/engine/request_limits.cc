@@ -1,5 +1,6 @@
 #include "core/engine/request_limits.h"
 
+#include <string>
 #include <string_view>
 
 #include "absl/strings/str_cat.h"
@@ -46,6 +47,7 @@ absl::Status CheckWork(const GenerateRequest& request, const ModelLimits& model)
         "; it must be <= ", model.max_positions, ", the model's max_positions"));
   }
   QUIRE_RETURN_IF_ERROR(CheckTopLogprobs(request.top_logprobs));
+  QUIRE_RETURN_IF_ERROR(CheckAttention(request.attention));
   return request.sampling.Validate();
 }
 
@@ -60,6 +62,7 @@ absl::Status CheckWork(const ScoreRequest& request, const ModelLimits& model) {
     return absl::InvalidArgumentError(absl::StrCat(
         "first is ", request.first, "; it must be in [1, ", request.tokens.size(), ")"));
   }
+  QUIRE_RETURN_IF_ERROR(CheckAttention(request.attention));
   return CheckTopLogprobs(request.top_logprobs);
 }
 
@@ -75,6 +78,33 @@ int64_t PromptTokens(const EngineRequest& request) {
 int64_t CacheTokens(const EngineRequest& request) {
   const auto* generate = std::get_if<GenerateRequest>(&request.work);
   return PromptTokens(request) + (generate == nullptr ? 0 : generate->max_new_tokens - 1);
+}
+
+absl::Status CheckAttention(const AttentionOptions& attention, std::string_view path) {
+  QUIRE_RETURN_IF_ERROR(attention.Validate(path));
+  const bool groups_stay =
+      attention.mode == AttentionMode::kAuto || attention.mode == AttentionMode::kRefined;
+  if (!attention.compact || groups_stay) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      std::string(path), ".compact is true; it must be false when the mode is ",
+      std::string(AttentionModeName(attention.mode))));
+}
+
+absl::Status CheckFaithfulText(const AttentionOptions& attention, int64_t text_tokens,
+                               int64_t window_tokens, std::string_view path) {
+  if (attention.mode != AttentionMode::kFaithful) return absl::OkStatus();
+  const std::string own = absl::StrCat(std::string(path), ".faithful");
+  if (attention.faithful.group_tokens > text_tokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(own, ".group_tokens is ", attention.faithful.group_tokens,
+                     "; it must be at most ", text_tokens, ", the text's tokens"));
+  }
+  if (!attention.faithful.whole_prompt || text_tokens <= window_tokens) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(own, ".whole_prompt is true; the text must then have at most ",
+                   window_tokens, " tokens, one window, and it has ", text_tokens));
 }
 
 absl::Status CheckRequest(const EngineRequest& request, const EngineOptions& options,

@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 #include "absl/status/status.h"
+#include "core/dga/attention_options.h"
 #include "core/engine/engine.h"
 #include "core/engine/request.h"
 
@@ -15,6 +17,19 @@ int64_t PromptTokens(const EngineRequest& request);
 // The most tokens that the request will ever have in the key/value cache. The last
 // generated token is never read, so it takes no place.
 int64_t CacheTokens(const EngineRequest& request);
+
+// Values that no request may have; also what contradicts itself. kInvalidArgument names
+// the field below `path`, its limit and its value. Part of CheckRequest.
+absl::Status CheckAttention(const AttentionOptions& attention,
+                            std::string_view path = "attention");
+
+// Whether a text can be read as published: a group is no longer than the text, and a text
+// whose focal tokens are chosen as a whole is not cut, which it is if it has more than
+// `window_tokens`. A part of such a text (a window, a pass) may well be shorter than a
+// group, so the engine does not ask. Errors as above.
+absl::Status CheckFaithfulText(const AttentionOptions& attention, int64_t text_tokens,
+                               int64_t window_tokens,
+                               std::string_view path = "attention");
 
 // What Engine::Submit refuses by looking at the request alone; errors as written there.
 absl::Status CheckRequest(const EngineRequest& request, const EngineOptions& options,

@@ -40,6 +40,9 @@ class RequestStream::Channel::Sink final : public RequestSink {
   void OnScores(std::vector<TokenScore> scores) override {
     channel_->Push(std::move(scores));
   }
+  void OnImportance(std::vector<float> importance) override {
+    channel_->Push(TokenImportance{std::move(importance)});
+  }
   void OnFinished(const Finished& finished) override { channel_->Push(finished); }
 
  private:

@@ -15,8 +15,11 @@ struct PrefillProgress {
   int64_t done_tokens = 0;
   int64_t total_tokens = 0;
 };
-using RequestEvent =
-    std::variant<PrefillProgress, TokenScore, std::vector<TokenScore>, Finished>;
+struct TokenImportance {
+  std::vector<float> values;  // see RequestSink::OnImportance
+};
+using RequestEvent = std::variant<PrefillProgress, TokenScore, std::vector<TokenScore>,
+                                  TokenImportance, Finished>;
 
 // A request's output, pulled instead of pushed: what a handler thread uses. Holds at most
 // the request's own output (progress events are merged). One reader thread; Cancel from

@@ -7,15 +7,26 @@
 #include "core/base/check.h"
 
 namespace quire {
+namespace {
+
+// How much of what is left of a prompt the next step reads.
+size_t ChunkTokens(const AttentionOptions& attention, int32_t chunk_tokens, size_t left) {
+  const bool whole =
+      attention.mode == AttentionMode::kFaithful && attention.faithful.whole_prompt;
+  return whole ? left : std::min(static_cast<size_t>(chunk_tokens), left);
+}
+
+}  // namespace
 
 GenerateSequence::GenerateSequence(GenerateRequest request)
     : tokens_(std::move(request.prompt)),
       prompt_size_(tokens_.size()),
-      request_(std::move(request)) {}
+      request_(std::move(request)),
+      attention_(request_.attention) {}
 
 StepItem GenerateSequence::Plan(int32_t chunk_tokens) {
   QUIRE_CHECK(planned_ == 0 && computed_ < tokens_.size());
-  planned_ = std::min(static_cast<size_t>(chunk_tokens), tokens_.size() - computed_);
+  planned_ = ChunkTokens(attention_.options(), chunk_tokens, tokens_.size() - computed_);
   const absl::Span<const TokenId> all(tokens_);
   StepItem item;
   item.begin = static_cast<Position>(computed_);
@@ -25,6 +36,8 @@ StepItem GenerateSequence::Plan(int32_t chunk_tokens) {
   item.history = request_.sampling.penalize_prompt ? all : all.subspan(prompt_size_);
   item.sample_step = usage_.generated_tokens;
   item.top_logprobs = request_.top_logprobs;
+  item.attention = attention_.options();
+  item.last_chunk = !prompt_computed() && computed_ + planned_ == prompt_size_;
   return item;
 }
 
@@ -36,6 +49,7 @@ absl::StatusOr<std::optional<FinishReason>> GenerateSequence::Commit(StepResult 
     return absl::InternalError(sampled ? "the model runner sampled no token"
                                        : "the model runner sampled a token unasked");
   }
+  attention_.Add(result.attention, prompt_chunk);
   computed_ += std::exchange(planned_, 0);
   if (prompt_chunk) {
     usage_.prompt_tokens = static_cast<int64_t>(computed_);
@@ -55,12 +69,13 @@ bool GenerateSequence::Stops(TokenId token) const {
          request_.stop_tokens.end();
 }
 
-ScoreSequence::ScoreSequence(ScoreRequest request) : request_(std::move(request)) {}
+ScoreSequence::ScoreSequence(ScoreRequest request)
+    : request_(std::move(request)), attention_(request_.attention) {}
 
 StepItem ScoreSequence::Plan(int32_t chunk_tokens) {
   QUIRE_CHECK(planned_ == 0 && !prompt_computed());
   const absl::Span<const TokenId> all(request_.tokens);
-  planned_ = std::min(static_cast<size_t>(chunk_tokens), all.size() - 1 - computed_);
+  planned_ = ChunkTokens(attention_.options(), chunk_tokens, all.size() - 1 - computed_);
   const size_t first = static_cast<size_t>(request_.first);
   targets_.assign(planned_, kNoTarget);
   wanted_scores_ = 0;
@@ -75,22 +90,60 @@ StepItem ScoreSequence::Plan(int32_t chunk_tokens) {
   if (wanted_scores_ > 0) item.targets = targets_;
   item.ranks = request_.ranks;
   item.top_logprobs = request_.top_logprobs;
+  item.attention = attention_.options();
+  item.last_chunk = computed_ + planned_ == all.size() - 1;
+  item.importance = request_.importance;
   return item;
 }
 
-absl::StatusOr<std::optional<FinishReason>> ScoreSequence::Commit(StepResult result,
-                                                                  RequestSink& sink) {
+absl::Status ScoreSequence::CheckResult(const StepResult& result) const {
   if (result.scores.size() != wanted_scores_) {
     return absl::InternalError(absl::StrCat("the model runner gave ",
                                             result.scores.size(), " scores; ",
                                             wanted_scores_, " were asked for"));
   }
+  const size_t seen = request_.importance ? computed_ + planned_ : 0;
+  if (result.importance.attention.size() != seen) {
+    return absl::InternalError(absl::StrCat("the model runner gave the attention to ",
+                                            result.importance.attention.size(),
+                                            " tokens; ", seen, " were asked for"));
+  }
+  return absl::OkStatus();
+}
+
+void ScoreSequence::AddImportance(const AttentionProbe& probe) {
+  attended_.resize(probe.attention.size());
+  for (size_t i = 0; i < attended_.size(); ++i) attended_[i] += probe.attention[i];
+  queries_.insert(queries_.end(), probe.queries.begin(), probe.queries.end());
+}
+
+std::vector<float> ScoreSequence::Importance() const {
+  std::vector<float> importance(attended_.size());
+  size_t seen_by = 0;  // queries at i and beyond
+  for (size_t i = importance.size(); i-- > 0;) {
+    while (seen_by < queries_.size() &&
+           queries_[queries_.size() - 1 - seen_by] >= static_cast<Position>(i)) {
+      ++seen_by;
+    }
+    if (seen_by > 0) {
+      importance[i] = static_cast<float>(attended_[i] / static_cast<double>(seen_by));
+    }
+  }
+  return importance;
+}
+
+absl::StatusOr<std::optional<FinishReason>> ScoreSequence::Commit(StepResult result,
+                                                                  RequestSink& sink) {
+  if (absl::Status status = CheckResult(result); !status.ok()) return status;
+  attention_.Add(result.attention, /*prompt=*/true);
+  if (request_.importance) AddImportance(result.importance);
   computed_ += std::exchange(planned_, 0);
   usage_.prompt_tokens = static_cast<int64_t>(computed_);
   sink.OnProgress(usage_.prompt_tokens, static_cast<int64_t>(request_.tokens.size()) - 1);
   if (wanted_scores_ > 0) sink.OnScores(std::move(result.scores));
-  if (prompt_computed()) return FinishReason::kScored;
-  return std::nullopt;
+  if (!prompt_computed()) return std::nullopt;
+  if (request_.importance) sink.OnImportance(Importance());
+  return FinishReason::kScored;
 }
 
 Sequence MakeSequence(std::variant<GenerateRequest, ScoreRequest> work) {

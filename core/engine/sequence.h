@@ -5,7 +5,9 @@
 #include <variant>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "core/dga/attention_control.h"
 #include "core/engine/request.h"
 #include "core/step/step.h"
 
@@ -20,8 +22,9 @@ class GenerateSequence {
  public:
   explicit GenerateSequence(GenerateRequest request);
 
-  // At most chunk_tokens of the prompt, or one token to decode. The item's spans view
-  // *this until Commit; its id and blocks are the caller's to fill in.
+  // At most chunk_tokens of the prompt (all of it, if the attention asks for that), or
+  // one token to decode. The item's spans view *this until Commit; its id and blocks are
+  // the caller's to fill in.
   StepItem Plan(int32_t chunk_tokens);
 
   // Takes the planned item's result, tells the sink, and says why the request is done if
@@ -31,6 +34,7 @@ class GenerateSequence {
 
   bool prompt_computed() const { return computed_ >= prompt_size_; }
   const Usage& usage() const { return usage_; }
+  AttentionControl& attention() { return attention_; }
 
  private:
   bool Stops(TokenId token) const;
@@ -41,6 +45,7 @@ class GenerateSequence {
   size_t computed_ = 0;      // tokens in the cache
   size_t planned_ = 0;       // tokens of the item under way
   Usage usage_;
+  AttentionControl attention_;
 };
 
 // As above. The last token is not computed: nothing follows it.
@@ -54,14 +59,22 @@ class ScoreSequence {
 
   bool prompt_computed() const { return computed_ >= request_.tokens.size() - 1; }
   const Usage& usage() const { return usage_; }
+  AttentionControl& attention() { return attention_; }
 
  private:
+  absl::Status CheckResult(const StepResult& result) const;
+  void AddImportance(const AttentionProbe& probe);
+  std::vector<float> Importance() const;
+
   ScoreRequest request_;
   std::vector<TokenId> targets_;  // of the item under way
   size_t wanted_scores_ = 0;      // of the item under way
   size_t computed_ = 0;
   size_t planned_ = 0;
   Usage usage_;
+  AttentionControl attention_;
+  std::vector<double> attended_;   // by the sampled queries so far, for each token
+  std::vector<Position> queries_;  // sampled so far, ascending
 };
 
 using Sequence = std::variant<GenerateSequence, ScoreSequence>;

@@ -23,9 +23,19 @@ BlockLease& BlockLease::operator=(BlockLease&& other) noexcept {
 
 BlockLease::~BlockLease() {
   for (const BlockId block : blocks_) {
-    pool_->free_.push_back(block);
-    std::push_heap(pool_->free_.begin(), pool_->free_.end(), std::greater<>());
+    if (block != kNoBlock) GiveBack(block);
   }
+}
+
+void BlockLease::GiveBack(BlockId block) {
+  pool_->free_.push_back(block);
+  std::push_heap(pool_->free_.begin(), pool_->free_.end(), std::greater<>());
+}
+
+void BlockLease::Drop(int32_t index) {
+  QUIRE_CHECK(index >= 0 && index < static_cast<int64_t>(blocks_.size()) &&
+              blocks_[index] != kNoBlock);
+  GiveBack(std::exchange(blocks_[index], kNoBlock));
 }
 
 absl::Status BlockLease::GrowTo(int32_t count) {

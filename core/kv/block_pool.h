@@ -37,8 +37,13 @@ class BlockLease {
   // kResourceExhausted with both numbers. Never shrinks.
   absl::Status GrowTo(int32_t count);
 
+  // Gives one block back; kNoBlock holds its place, which is not filled again. REQUIRES:
+  // blocks()[index] is a block.
+  void Drop(int32_t index);
+
  private:
   friend class BlockPool;
+  void GiveBack(BlockId block);
   BlockPool* pool_ = nullptr;
   std::vector<BlockId> blocks_;
 };

@@ -8,17 +8,40 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
+#include "core/dga/probe_positions.h"
+#include "core/engine/request_limits.h"
 #include "core/engine/request_stream.h"
 
 namespace quire {
 namespace {
 
-// Tokens [begin, end) are read, those from `first` on are scored.
+// Tokens [begin, end) are read, those from `first` on are scored. The importance of those
+// from important_begin to important_end is reported.
 struct Window {
   int64_t begin = 0;
   int64_t first = 0;
   int64_t end = 0;
+  int64_t important_begin = 0;
+  int64_t important_end = 0;
 };
+
+// Divides the attention paid to each token by what it were if every sampled query
+// attended evenly to all it sees. The last token that was read is always sampled.
+void DivideByEven(std::vector<float>& importance) {
+  const auto read = static_cast<int64_t>(importance.size());
+  const std::vector<int64_t> queries = ProbedRows(0, read, /*ends_prompt=*/true);
+  double even = 0;  // sum over the queries at i and beyond
+  int64_t seen_by = 0;
+  for (int64_t i = read; i-- > 0;) {
+    const auto next = static_cast<int64_t>(queries.size()) - 1 - seen_by;
+    if (next >= 0 && queries[next] >= i) {
+      even += 1.0 / static_cast<double>(queries[next] + 1);
+      ++seen_by;
+    }
+    importance[i] =
+        static_cast<float>(importance[i] * static_cast<double>(seen_by) / even);
+  }
+}
 
 int32_t Overlap(int32_t requested, int32_t context_tokens) {
   return requested > 0 ? requested : std::max(1, context_tokens / 4);
@@ -36,15 +59,22 @@ class Scorer {
         observer_(observer) {}
 
   absl::StatusOr<TextScoreResult> Run(int32_t context_tokens, int32_t overlap) {
-    const int64_t size = static_cast<int64_t>(tokens_.size());
+    const auto size = static_cast<int64_t>(tokens_.size());
+    QUIRE_RETURN_IF_ERROR(CheckAttention(options_.attention));
+    QUIRE_RETURN_IF_ERROR(CheckFaithfulText(options_.attention, size, context_tokens));
     const int64_t stride = context_tokens - overlap;
     result_.windows = CountScoreWindows(size, context_tokens, overlap);
     result_.overlap_tokens = result_.windows > 1 ? overlap : 0;
     QUIRE_RETURN_IF_ERROR(ReportFirstToken());
-    if (size == 1) return std::move(result_);
+    if (size == 1) return ReportLoneImportance();
     for (int32_t index = 0; index < result_.windows; ++index) {
-      Window window{index * stride, 0, std::min(size, index * stride + context_tokens)};
+      Window window;
+      window.begin = index * stride;
+      window.end = std::min(size, window.begin + context_tokens);
       window.first = index == 0 ? 1 : window.begin + overlap;
+      window.important_begin = index == 0 ? 0 : window.begin + overlap / 2;
+      window.important_end =
+          window.end == size ? size : window.begin + stride + overlap / 2;
       QUIRE_RETURN_IF_ERROR(RunWindow(window, index + 1));
     }
     return std::move(result_);
@@ -59,6 +89,16 @@ class Scorer {
     return observer_.OnScores(0, {&first, 1});
   }
 
+  absl::StatusOr<TextScoreResult> ReportLoneImportance() {
+    result_.attention.mode = options_.attention.mode;
+    result_.attention.eps = options_.attention.eps;
+    const float none = 0;
+    if (options_.importance) {
+      QUIRE_RETURN_IF_ERROR(observer_.OnImportance(0, {&none, 1}));
+    }
+    return std::move(result_);
+  }
+
   absl::Status RunWindow(const Window& window, int32_t number) {
     // One window may be over before its stream can hear of a cancellation.
     if (cancellation_ != nullptr && cancellation_->cancelled()) {
@@ -70,7 +110,9 @@ class Scorer {
         ScoreRequest{.tokens = {read.begin(), read.end()},
                      .first = static_cast<int32_t>(window.first - window.begin),
                      .top_logprobs = options_.top_logprobs,
-                     .ranks = options_.ranks};
+                     .ranks = options_.ranks,
+                     .importance = options_.importance,
+                     .attention = options_.attention};
     request.deadline = options_.deadline;
     QUIRE_ASSIGN_OR_RETURN(
         const std::unique_ptr<RequestStream> stream,
@@ -84,9 +126,12 @@ class Scorer {
       } else if (const auto* scores = std::get_if<std::vector<TokenScore>>(&event)) {
         QUIRE_RETURN_IF_ERROR(Report(next, *scores));
         next += static_cast<int64_t>(scores->size());
+      } else if (const auto* importance = std::get_if<TokenImportance>(&event)) {
+        QUIRE_RETURN_IF_ERROR(ReportImportance(window, importance->values));
       } else if (const auto* finished = std::get_if<Finished>(&event)) {
         result_.usage += finished->usage;
         result_.timings += finished->timings;
+        result_.attention += finished->attention;
         QUIRE_RETURN_IF_ERROR(finished->status);
         QUIRE_CHECK(next == window.end);
         return absl::OkStatus();
@@ -102,6 +147,21 @@ class Scorer {
       QUIRE_RETURN_IF_ERROR(observer_.OnScores(first, block));
       first += static_cast<int64_t>(block.size());
       scores.remove_prefix(block.size());
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ReportImportance(const Window& window, std::vector<float> importance) {
+    DivideByEven(importance);
+    importance.push_back(0);  // the window's last token, which was not read
+    absl::Span<const float> left(importance);
+    left = left.subspan(window.important_begin - window.begin,
+                        window.important_end - window.important_begin);
+    for (int64_t first = window.important_begin; !left.empty();) {
+      const auto block = left.subspan(0, kMaxScoreBlock);
+      QUIRE_RETURN_IF_ERROR(observer_.OnImportance(first, block));
+      first += static_cast<int64_t>(block.size());
+      left.remove_prefix(block.size());
     }
     return absl::OkStatus();
   }

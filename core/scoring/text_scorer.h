@@ -8,6 +8,8 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "core/base/cancellation.h"
+#include "core/dga/attention_options.h"
+#include "core/dga/attention_stats.h"
 #include "core/engine/engine.h"
 #include "core/engine/request.h"
 #include "core/step/step.h"
@@ -19,6 +21,8 @@ struct TextScoreOptions {
       0;  // between windows, 1 .. context_tokens - 1; 0: a quarter of it
   int32_t top_logprobs = 0;
   bool ranks = false;
+  bool importance = false;     // tell the observer, see TextScoreObserver::OnImportance
+  AttentionOptions attention;  // of every window
   absl::Time deadline = absl::InfiniteFuture();
 };
 
@@ -40,6 +44,22 @@ class TextScoreObserver {
   // probability: logprob NaN, rank 0, no alternatives.
   virtual absl::Status OnScores(int64_t first_token,
                                 absl::Span<const TokenScore> scores) = 0;
+  // If asked for: how much more than evenly each token is attended to, after each
+  // window's scores. importance[i] belongs to token first_token + i; every token is
+  // reported exactly once, in order; at most kMaxScoreBlock at a time.
+  //
+  // With s_i the mean share of attention that sampled queries at i and beyond pay to
+  // token i (AttentionProbe) and u_i what that is if each query q of these attends evenly
+  // to the q + 1 tokens it sees, this is s_i / u_i. The division takes out where a token
+  // stands, so that the beginning of a text and those of windows do not weigh more, and
+  // windows are comparable. Of the tokens that two windows read, the first half is
+  // reported from the one before, the other from the one after: there a token has both
+  // something before it and queries beyond it. The text's last token, which is not read,
+  // has 0.
+  virtual absl::Status OnImportance(int64_t /*first_token*/,
+                                    absl::Span<const float> /*importance*/) {
+    return absl::OkStatus();
+  }
 };
 
 inline constexpr int32_t kMaxScoreBlock = 4096;
@@ -51,6 +71,7 @@ struct TextScoreResult {
   int32_t overlap_tokens = 0;  // 0 if one window was enough
   Usage usage;
   Timings timings;
+  AttentionReceipt attention;
 };
 
 // How many windows ScoreText reads `tokens` tokens in. REQUIRES: tokens >= 1,
@@ -62,8 +83,8 @@ int32_t CountScoreWindows(int64_t tokens, int32_t context_tokens, int32_t overla
 // context_tokens are read in windows that overlap; each token is scored once, in the
 // first window that reaches it with its context. Memory does not grow with the text: the
 // next window is submitted when the observer has taken the one before. Blocks the calling
-// thread. Errors: kInvalidArgument (fewer than 1 token, overlap out of range), the
-// engine's, the observer's.
+// thread. Errors: kInvalidArgument (fewer than 1 token, overlap out of range, the
+// attention does not suit the text), the engine's, the observer's.
 absl::StatusOr<TextScoreResult> ScoreText(Engine& engine, int32_t context_tokens,
                                           absl::Span<const TokenId> tokens,
                                           const TextScoreOptions& options,

@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/engine/request_limits.h"
 #include "core/engine/request_stream.h"
 #include "core/summarize/document_plan.h"
 #include "core/summarize/pass_progress.h"
@@ -111,6 +112,9 @@ class AbstractiveRun {
     result_.strategy = SummaryStrategy::kAbstractive;
     QUIRE_ASSIGN_OR_RETURN(EncodedText document,
                            EncodeTrimmed(job_.model.tokenizer, job_.text));
+    // Each pass is a prompt of its own, which is read as a whole if that is asked for.
+    QUIRE_RETURN_IF_ERROR(
+        CheckFaithfulText(job_.options.attention, Size(document), Size(document)));
     QUIRE_ASSIGN_OR_RETURN(lengths_, PlanLengths());
     QUIRE_RETURN_IF_ERROR(Announce(document));
     std::string joined;
@@ -215,6 +219,7 @@ class AbstractiveRun {
     QUIRE_ASSIGN_OR_RETURN(generate.prompt,
                            prompts_.Build(job_.model.tokenizer, document, instruction));
     generate.max_new_tokens = max_new_tokens;
+    generate.attention = job_.options.attention;
     generate.stop_tokens = job_.model.stop_tokens;
     generate.sampling = job_.options.sampling.value_or(prompts_.sampling());
     QUIRE_RETURN_IF_ERROR(job_.observer.OnProgress(progress_.BeginPass(
@@ -246,6 +251,7 @@ class AbstractiveRun {
   absl::Status FinishPass(const Finished& finished, AnswerWriter& writer) {
     result_.usage += finished.usage;
     result_.timings += finished.timings;
+    result_.attention += finished.attention;
     QUIRE_RETURN_IF_ERROR(finished.status);
     result_.finish_reason = finished.reason;
     return writer.Finish();

@@ -94,7 +94,8 @@ absl::StatusOr<SummaryResult> SummarizeExtractive(const SummaryJob& job) {
                                                       /*parse_special=*/false));
   const int64_t tokens = static_cast<int64_t>(encoding.ids.size());
   const int32_t context = job.model.context_tokens();
-  const TextScoreOptions score{.deadline = job.options.deadline};
+  const TextScoreOptions score{.attention = job.options.attention,
+                               .deadline = job.options.deadline};
   const int32_t windows = CountScoreWindows(tokens, context, score.overlap_tokens);
   QUIRE_RETURN_IF_ERROR(job.observer.OnPlan({.strategy = SummaryStrategy::kExtractive,
                                              .document_tokens = tokens,
@@ -116,7 +117,8 @@ absl::StatusOr<SummaryResult> SummarizeExtractive(const SummaryJob& job) {
   return SummaryResult{.strategy = SummaryStrategy::kExtractive,
                        .finish_reason = FinishReason::kScored,
                        .usage = scored.usage,
-                       .timings = scored.timings};
+                       .timings = scored.timings,
+                       .attention = scored.attention};
 }
 
 }  // namespace quire

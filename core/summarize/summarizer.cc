@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/engine/request_limits.h"
 #include "core/summarize/summary_job.h"
 #include "core/summarize/utf8.h"
 
@@ -46,6 +47,7 @@ absl::Status SummaryOptions::Validate() const {
     return absl::InvalidArgumentError(
         absl::StrCat("max_new_tokens is ", *max_new_tokens, "; it must be at least 1"));
   }
+  QUIRE_RETURN_IF_ERROR(CheckAttention(attention));
   return sampling.has_value() ? sampling->Validate() : absl::OkStatus();
 }
 

@@ -12,6 +12,8 @@
 #include "core/base/cancellation.h"
 #include "core/base/clock.h"
 #include "core/base/types.h"
+#include "core/dga/attention_options.h"
+#include "core/dga/attention_stats.h"
 #include "core/engine/request.h"
 #include "core/text_model/text_model.h"
 
@@ -25,6 +27,7 @@ struct SummaryOptions {
   int32_t target_words = 0;  // 0, or 10 .. 2,000
   std::optional<SamplingParams> sampling;  // unset: the prompt set's
   std::optional<int32_t> max_new_tokens;   // of one pass; unset: the prompt set's
+  AttentionOptions attention;              // of every pass
   absl::Time deadline = absl::InfiniteFuture();
   absl::Status Validate() const;  // kInvalidArgument names the field
 };
@@ -53,6 +56,7 @@ struct SummaryResult {
   FinishReason finish_reason = FinishReason::kStopToken;  // of the last pass
   Usage usage;                                            // of all passes
   Timings timings;
+  AttentionReceipt attention;  // of all passes
 };
 
 // Told of a summary as it is made, on the calling thread. An error stops it and is

@@ -1,5 +1,8 @@
 #include "server/observability/metrics.h"
 
+#include <utility>
+
+#include "prometheus/labels.h"
 #include "server/rpc/status.h"
 #include "server/version.h"
 
@@ -38,6 +41,18 @@ Family<Gauge>& Gauges(Registry& registry, const char* name, const char* help) {
   return BuildGauge().Name(name).Help(help).Register(registry);
 }
 
+// Shares of dense attention's columns; relative errors.
+const Buckets& DensityBuckets() {
+  static const Buckets& buckets =
+      *new Buckets{0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1};
+  return buckets;
+}
+const Buckets& ErrorBuckets() {
+  static const Buckets& buckets =
+      *new Buckets{0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1};
+  return buckets;
+}
+
 const char* StageName(CallStage stage) {
   constexpr const char* kNames[] = {"queue", "prefill", "decode"};
   return kNames[static_cast<int>(stage)];
@@ -46,6 +61,14 @@ const char* RejectionName(Rejection reason) {
   constexpr const char* kNames[] = {"loading", "draining", "waiting_room_full"};
   return kNames[static_cast<int>(reason)];
 }
+const char* ModeName(AttentionMode mode) {
+  constexpr const char* kNames[] = {"auto", "dense", "faithful", "refined"};
+  return kNames[static_cast<int>(mode)];
+}
+
+// Why a request that asked for sparse attention was dense.
+constexpr char kMaxError[] = "max_error";
+constexpr char kShortText[] = "short_text";
 
 }  // namespace
 
@@ -72,7 +95,31 @@ Metrics::Metrics(Registry& registry)
                            "Calls that were refused before any work, by reason.")),
       cancelled_(Counters(registry, "quire_cancelled_total",
                           "Calls cancelled or out of time, by what they were doing.")),
-      model_info_(Gauges(registry, "quire_model_info", "Always 1; the loaded models.")) {
+      model_info_(Gauges(registry, "quire_model_info", "Always 1; the loaded models.")),
+      attention_macs_(Counters(registry, "quire_attention_macs_total",
+                               "Multiply-adds of attention, by what they were for.")),
+      attention_flops_(Counters(registry, "quire_attention_flops_total",
+                                "Two for each multiply-add of attention, all parts.")),
+      dense_flops_(Counters(registry, "quire_attention_flops_dense_equivalent_total",
+                            "What dense attention of the same tokens takes.")),
+      kv_bytes_(Counters(registry, "quire_kv_bytes_read_total",
+                         "Keys, values and group data that attention fetched.")),
+      dense_kv_bytes_(Counters(registry, "quire_kv_bytes_read_dense_equivalent_total",
+                               "What dense attention of the same tokens fetches.")),
+      selection_seconds_(Counters(registry, "quire_selection_seconds_total",
+                                  "Time of attention spent on choosing what to read.")
+                             .Add({})),
+      attention_density_(Histograms(registry, "quire_attention_density_ratio",
+                                    "Keys that a request read, of those dense attention "
+                                    "reads.")
+                             .Add({}, DensityBuckets())),
+      attention_error_(Histograms(registry, "quire_attention_error",
+                                  "Mean relative error of a request's attention outputs, "
+                                  "of those that were audited.")
+                           .Add({}, ErrorBuckets())),
+      dense_fallback_(Counters(registry, "quire_dense_fallback_total",
+                               "Requests for sparse attention that were or went dense, "
+                               "by reason.")) {
   Gauges(registry, "quire_build_info", "Always 1; what this server is.")
       .Add({{"version", kVersion}})
       .Set(1);
@@ -84,6 +131,13 @@ Metrics::Metrics(Registry& registry)
   for (const CallStage stage :
        {CallStage::kQueue, CallStage::kPrefill, CallStage::kDecode}) {
     cancelled_.Add({{"stage", StageName(stage)}});
+  }
+  for (const AttentionMode mode : {AttentionMode::kAuto, AttentionMode::kDense,
+                                   AttentionMode::kFaithful, AttentionMode::kRefined}) {
+    for (const bool prefill : {true, false}) CountAttention({}, mode, prefill);
+  }
+  for (const char* reason : {kMaxError, kShortText}) {
+    dense_fallback_.Add({{"reason", reason}});
   }
 }
 
@@ -111,13 +165,56 @@ void Metrics::OnCancelled(CallStage stage) {
   cancelled_.Add({{"stage", StageName(stage)}}).Increment();
 }
 
-void Metrics::OnStep(absl::Duration elapsed, int32_t prompt_tokens,
-                     int32_t generated_tokens) {
-  prompt_tokens_.Increment(prompt_tokens);
-  generated_tokens_.Increment(generated_tokens);
-  if (prompt_tokens > 0) return;
-  for (int32_t i = 0; i < generated_tokens; ++i) {
-    inter_token_latency_.Observe(absl::ToDoubleSeconds(elapsed));
+void Metrics::OnStep(const StepReport& step) {
+  prompt_tokens_.Increment(step.prompt_tokens);
+  generated_tokens_.Increment(step.generated_tokens);
+  const bool prefill = step.prompt_tokens > 0;
+  CountAttention(step.attention, step.mode, prefill);
+  if (prefill) return;
+  for (int32_t i = 0; i < step.generated_tokens; ++i) {
+    inter_token_latency_.Observe(absl::ToDoubleSeconds(step.elapsed));
+  }
+}
+
+void Metrics::CountAttention(const AttentionStats& attention, AttentionMode mode,
+                             bool prefill) {
+  const AttentionWork& work = attention.work;
+  const prometheus::Labels phase = {{"phase", prefill ? "prefill" : "decode"}};
+  prometheus::Labels labels = phase;
+  labels["mode"] = ModeName(mode);
+  const auto add = [](Family<Counter>& family, const prometheus::Labels& at, int64_t n) {
+    family.Add(at).Increment(static_cast<double>(n));
+  };
+  add(attention_flops_, labels, 2 * work.executed_macs());
+  add(dense_flops_, phase, 2 * work.dense_macs);
+  add(kv_bytes_, phase, work.executed_bytes());
+  add(dense_kv_bytes_, phase, work.dense_bytes);
+  selection_seconds_.Increment(attention.selection_seconds);
+  for (const auto& [part, macs] : {std::pair("attention", work.attention_macs),
+                                   std::pair("selection", work.selection_macs),
+                                   std::pair("statistics", work.statistics_macs),
+                                   std::pair("audit", work.audit_macs)}) {
+    labels["part"] = part;
+    add(attention_macs_, labels, macs);
+  }
+}
+
+void Metrics::OnAttention(const AttentionReceipt& receipt) {
+  AttentionStats all = receipt.prefill;
+  all += receipt.decode;
+  if (all.work.dense_columns == 0) return;  // ended before its first step did
+  attention_density_.Observe(static_cast<double>(all.work.columns) /
+                             static_cast<double>(all.work.dense_columns));
+  if (all.audits > 0) {
+    attention_error_.Observe(all.audit_error / static_cast<double>(all.audits));
+  }
+  // Of AUTO it is no fallback to read short texts densely.
+  const bool sparse_asked =
+      receipt.mode == AttentionMode::kFaithful || receipt.mode == AttentionMode::kRefined;
+  if (receipt.fell_back) {
+    dense_fallback_.Add({{"reason", kMaxError}}).Increment();
+  } else if (sparse_asked && all.sparse_rows == 0) {
+    dense_fallback_.Add({{"reason", kShortText}}).Increment();
   }
 }
 

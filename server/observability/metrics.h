@@ -31,11 +31,16 @@ class Metrics {
   void OnQueued(absl::Duration queued);
   void OnRejected(Rejection reason);
   void OnCancelled(CallStage stage);
-  void OnStep(absl::Duration elapsed, int32_t prompt_tokens, int32_t generated_tokens);
+  void OnStep(const StepReport& step);
+  // A request to an engine is over; a call may make several.
+  void OnAttention(const AttentionReceipt& receipt);
   void OnModel(absl::string_view name, absl::string_view architecture,
                absl::string_view compute_type);
 
  private:
+  // The step's attention; zeros make the series that steps will count in.
+  void CountAttention(const AttentionStats& attention, AttentionMode mode, bool prefill);
+
   prometheus::Family<prometheus::Histogram>& request_seconds_;      // method, code
   prometheus::Family<prometheus::Histogram>& time_to_first_token_;  // method
   prometheus::Histogram& inter_token_latency_;
@@ -45,15 +50,25 @@ class Metrics {
   prometheus::Family<prometheus::Counter>& rejections_;  // reason
   prometheus::Family<prometheus::Counter>& cancelled_;   // stage
   prometheus::Family<prometheus::Gauge>& model_info_;
+
+  prometheus::Family<prometheus::Counter>& attention_macs_;   // phase, mode, part
+  prometheus::Family<prometheus::Counter>& attention_flops_;  // phase, mode
+  prometheus::Family<prometheus::Counter>& dense_flops_;      // phase
+  prometheus::Family<prometheus::Counter>& kv_bytes_;         // phase
+  prometheus::Family<prometheus::Counter>& dense_kv_bytes_;   // phase
+  prometheus::Counter& selection_seconds_;
+  prometheus::Histogram& attention_density_;
+  prometheus::Histogram& attention_error_;
+  prometheus::Family<prometheus::Counter>& dense_fallback_;  // reason
 };
 
 // Counts an engine's steps.
 class StepMetrics final : public EngineObserver {
  public:
   explicit StepMetrics(Metrics& metrics) : metrics_(metrics) {}
-  void OnStep(absl::Duration elapsed, int32_t prompt_tokens,
-              int32_t generated_tokens) override {
-    metrics_.OnStep(elapsed, prompt_tokens, generated_tokens);
+  void OnStep(const StepReport& step) override { metrics_.OnStep(step); }
+  void OnFinished(const AttentionReceipt& attention) override {
+    metrics_.OnAttention(attention);
   }
 
  private:

@@ -24,6 +24,12 @@ v1::ScoreBatchResponse Tagged(const std::string& id, v1::ScoreResponse response)
     case v1::ScoreResponse::kFinal:
       tagged.mutable_final()->Swap(response.mutable_final());
       break;
+    case v1::ScoreResponse::kImportance:
+      tagged.mutable_importance()->Swap(response.mutable_importance());
+      break;
+    case v1::ScoreResponse::kSentences:
+      tagged.mutable_sentences()->Swap(response.mutable_sentences());
+      break;
     case v1::ScoreResponse::EVENT_NOT_SET:
       break;
   }

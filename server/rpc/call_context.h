@@ -8,6 +8,7 @@
 #include "absl/time/time.h"
 #include "core/base/cancellation.h"
 #include "core/base/clock.h"
+#include "core/dga/attention_options.h"
 #include "core/engine/request.h"
 #include "server/method.h"
 #include "server/model_registry.h"
@@ -21,6 +22,11 @@ struct ServiceLimits {
   int64_t max_text_bytes = 64 << 20;
 };
 
+// What requests mean by not saying it.
+struct ServiceDefaults {
+  AttentionOptions attention;
+};
+
 // What one call knows of itself and its surroundings. Made by the transport, filled by
 // the handler, reported when the call ends. Used by one thread at a time.
 struct CallContext {
@@ -30,6 +36,7 @@ struct CallContext {
   absl::Time deadline = absl::InfiniteFuture();
   const ModelRegistry* models = nullptr;  // null only before the call was admitted
   ServiceLimits limits;
+  ServiceDefaults defaults;
   const Clock* clock = nullptr;
   Metrics* metrics = nullptr;
   Cancellation* cancellation = nullptr;  // null for unary calls

@@ -59,6 +59,7 @@ CallContext CallServices::MakeContext(Method method,
                    .arrival = clock_.Now(),
                    .deadline = DeadlineOf(context),
                    .limits = options_.limits,
+                   .defaults = options_.defaults,
                    .clock = &clock_,
                    .metrics = &metrics_,
                    .random_seed = RandomSeed};

@@ -18,6 +18,7 @@ namespace quire::server {
 struct CallServicesOptions {
   int max_waiting = 64;  // calls that may wait for the one in work
   ServiceLimits limits;
+  ServiceDefaults defaults;
   OutputStreamOptions stream;
   absl::Duration batch_idle =
       absl::Minutes(5);  // a ScoreBatch call that sends nothing ends

@@ -8,6 +8,7 @@
 #include "core/base/status_macros.h"
 #include "core/engine/request_stream.h"
 #include "core/tokenizer/stream_decoder.h"
+#include "server/rpc/attention.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handlers.h"
 #include "server/rpc/progress.h"
@@ -76,10 +77,15 @@ absl::StatusOr<GenerateRequest> ToEngineRequest(const v1::GenerateRequest& reque
   if (!request.ignore_eos()) work.stop_tokens = model.text.stop_tokens;
   QUIRE_ASSIGN_OR_RETURN(work.sampling, MergeSampling(model.text.defaults.sampling,
                                                       request.sampling(), call));
-  QUIRE_ASSIGN_OR_RETURN(work.prompt, PromptTokens(model, request.input(), call.limits));
   QUIRE_ASSIGN_OR_RETURN(
-      work.max_new_tokens,
-      MaxNewTokens(request, model, static_cast<int64_t>(work.prompt.size())));
+      work.attention,
+      MergeAttention(call.defaults.attention, request.attention(), "attention"));
+  QUIRE_ASSIGN_OR_RETURN(work.prompt, PromptTokens(model, request.input(), call.limits));
+  const auto prompt_tokens = static_cast<int64_t>(work.prompt.size());
+  QUIRE_ASSIGN_OR_RETURN(work.max_new_tokens,
+                         MaxNewTokens(request, model, prompt_tokens));
+  QUIRE_RETURN_IF_ERROR(CheckTextSuits(work.attention, prompt_tokens,
+                                       model.text.context_tokens(), "attention"));
   return work;
 }
 
@@ -141,7 +147,8 @@ class Answer {
 
   bool stopped() const { return stopped_; }
 
-  absl::Status OnFinished(const Finished& finished, uint64_t seed) {
+  absl::Status OnFinished(const Finished& finished, uint64_t seed,
+                          const AttentionOptions& attention) {
     if (!stopped_) QUIRE_RETURN_IF_ERROR(WriteRest());
     v1::GenerateResponse response;
     v1::GenerateFinal& final = *response.mutable_final();
@@ -151,6 +158,7 @@ class Answer {
     *final.mutable_timings() = ToProto(call_.timings, call_);
     final.set_model(call_.model);
     final.set_seed(seed);
+    *final.mutable_receipt() = ToProto(finished.attention, attention);
     return events_.Write(response);
   }
 
@@ -238,6 +246,7 @@ absl::Status HandleGenerate(const v1::GenerateRequest& request,
   QUIRE_ASSIGN_OR_RETURN(const ServedModel* model, FindModel(call, request.model()));
   QUIRE_ASSIGN_OR_RETURN(GenerateRequest work, ToEngineRequest(request, *model, call));
   const uint64_t seed = work.sampling.seed;
+  const AttentionOptions attention = work.attention;
   const auto prompt_tokens = static_cast<int64_t>(work.prompt.size());
   Answer answer(request, *model, work.max_new_tokens, events, call);
 
@@ -252,7 +261,7 @@ absl::Status HandleGenerate(const v1::GenerateRequest& request,
   call.timings = finished.timings;
   const bool cut_by_stop = answer.stopped() && absl::IsCancelled(finished.status);
   if (!cut_by_stop) QUIRE_RETURN_IF_ERROR(finished.status);
-  return answer.OnFinished(finished, seed);
+  return answer.OnFinished(finished, seed, attention);
 }
 
 }  // namespace quire::server

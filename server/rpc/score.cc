@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <utility>
@@ -6,6 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/scoring/text_scorer.h"
+#include "core/summarize/sentence_splitter.h"
+#include "server/rpc/attention.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handlers.h"
 #include "server/rpc/progress.h"
@@ -16,12 +19,16 @@ namespace quire::server {
 namespace {
 
 constexpr int64_t kMaxSpans = 10'000;
+// A longer sentence is cut.
+constexpr int64_t kMaxSentenceBytes = 1000;
+constexpr size_t kMaxSentenceBlock = 4096;
 
 // A text ready to be scored.
 struct TextToScore {
   std::vector<TokenId> tokens;       // with the begin tokens in front
   int64_t begin_tokens = 0;          // how many of them are not the text's
   std::vector<int64_t> first_bytes;  // of each of the text's tokens; empty for token ids
+  std::vector<int64_t> last_bytes;   // the same
 };
 
 absl::StatusOr<TextToScore> FromText(const ServedModel& model, const std::string& text,
@@ -33,7 +40,11 @@ absl::StatusOr<TextToScore> FromText(const ServedModel& model, const std::string
                      .begin_tokens = static_cast<int64_t>(model.begin_tokens.size())};
   result.tokens.insert(result.tokens.end(), encoding.ids.begin(), encoding.ids.end());
   result.first_bytes.reserve(encoding.spans.size());
-  for (const ByteSpan& span : encoding.spans) result.first_bytes.push_back(span.begin);
+  result.last_bytes.reserve(encoding.spans.size());
+  for (const ByteSpan& span : encoding.spans) {
+    result.first_bytes.push_back(span.begin);
+    result.last_bytes.push_back(std::max(span.begin, span.end - 1));
+  }
   return result;
 }
 
@@ -85,12 +96,34 @@ absl::StatusOr<std::vector<ByteSpan>> ReadSpans(const v1::Input& input,
   return spans;
 }
 
+// The sentences whose importance is wanted; none if it is not.
+absl::StatusOr<std::vector<ByteSpan>> ReadSentences(const v1::Input& input,
+                                                    const v1::ScoreOptions& options) {
+  std::vector<ByteSpan> spans;
+  if (!options.sentence_importance()) return spans;
+  if (!input.has_text()) {
+    return InvalidField(
+        "options.sentence_importance",
+        "options.sentence_importance is true; it must be false when the input is not "
+        "text");
+  }
+  for (const Sentence& sentence : SplitSentences(input.text(), kMaxSentenceBytes)) {
+    spans.push_back(sentence.span);
+  }
+  return spans;
+}
+
 absl::StatusOr<TextScoreOptions> ReadOptions(const ServedModel& model,
                                              const v1::ScoreOptions& options,
                                              const CallContext& call) {
-  TextScoreOptions result{.top_logprobs = options.top_logprobs(),
-                          .ranks = options.ranks(),
-                          .deadline = call.deadline};
+  TextScoreOptions result{
+      .top_logprobs = options.top_logprobs(),
+      .ranks = options.ranks(),
+      .importance = options.importance() || options.sentence_importance(),
+      .deadline = call.deadline};
+  QUIRE_ASSIGN_OR_RETURN(
+      result.attention,
+      MergeAttention(call.defaults.attention, options.attention(), "options.attention"));
   QUIRE_RETURN_IF_ERROR(
       CheckRange("options.top_logprobs", options.top_logprobs(), 0, kMaxTopLogprobs));
   if (options.has_overlap_tokens()) {
@@ -105,10 +138,12 @@ absl::StatusOr<TextScoreOptions> ReadOptions(const ServedModel& model,
 class Observer final : public TextScoreObserver {
  public:
   Observer(const TextToScore& text, const v1::ScoreOptions& options,
-           std::vector<ByteSpan> spans, const EmitScore& emit, CallContext& call)
+           std::vector<ByteSpan> spans, std::vector<ByteSpan> sentences,
+           const EmitScore& emit, CallContext& call)
       : text_(text),
         options_(options),
         sums_(std::move(spans)),
+        sentences_(std::move(sentences)),
         emit_(emit),
         call_(call),
         throttle_(*call.clock) {}
@@ -125,13 +160,8 @@ class Observer final : public TextScoreObserver {
 
   absl::Status OnScores(int64_t first_token,
                         absl::Span<const TokenScore> scores) override {
-    // The begin tokens are context; they are not reported.
-    const int64_t skip =
-        std::min<int64_t>(std::max<int64_t>(0, text_.begin_tokens - first_token),
-                          static_cast<int64_t>(scores.size()));
-    scores.remove_prefix(static_cast<size_t>(skip));
+    const int64_t first = SkipBeginTokens(first_token, scores);
     if (scores.empty()) return absl::OkStatus();
-    const int64_t first = first_token + skip - text_.begin_tokens;
     v1::ScoreResponse response;
     v1::TokenScores& block = *response.mutable_scores();
     block.set_first_token(first);
@@ -140,7 +170,25 @@ class Observer final : public TextScoreObserver {
     return emit_(std::move(response));
   }
 
-  absl::Status OnResult(const TextScoreResult& result) {
+  absl::Status OnImportance(int64_t first_token,
+                            absl::Span<const float> importance) override {
+    const int64_t first = SkipBeginTokens(first_token, importance);
+    if (importance.empty()) return absl::OkStatus();
+    if (options_.sentence_importance()) {
+      for (size_t i = 0; i < importance.size(); ++i) {
+        sentences_.Add(text_.last_bytes[static_cast<size_t>(first) + i], importance[i]);
+      }
+    }
+    if (!options_.importance()) return absl::OkStatus();
+    v1::ScoreResponse response;
+    v1::TokenImportance& block = *response.mutable_importance();
+    block.set_first_token(first);
+    block.mutable_importance()->Add(importance.begin(), importance.end());
+    return emit_(std::move(response));
+  }
+
+  absl::Status OnResult(const TextScoreResult& result, const AttentionOptions& asked) {
+    QUIRE_RETURN_IF_ERROR(EmitSentences());
     v1::ScoreResponse response;
     v1::ScoreFinal& final = *response.mutable_final();
     final.set_logprob(logprob_);
@@ -150,7 +198,7 @@ class Observer final : public TextScoreObserver {
     for (size_t i = 0; i < sums.size(); ++i) {
       v1::SpanScore& span = *final.add_spans();
       *span.mutable_span() = ToProto(sums_.spans()[i]);
-      span.set_logprob(sums[i].logprob);
+      span.set_logprob(sums[i].value);
       span.set_tokens(sums[i].tokens);
     }
     final.set_windows(result.windows);
@@ -158,10 +206,40 @@ class Observer final : public TextScoreObserver {
     *final.mutable_usage() = ToProto(result.usage);
     *final.mutable_timings() = ToProto(result.timings, call_);
     final.set_model(call_.model);
+    *final.mutable_receipt() = ToProto(result.attention, asked);
     return emit_(std::move(response));
   }
 
  private:
+  // The begin tokens are context; they are not reported. Returns the index in the text of
+  // what is left.
+  template <typename T>
+  int64_t SkipBeginTokens(int64_t first_token, absl::Span<T>& values) const {
+    const int64_t skip =
+        std::min<int64_t>(std::max<int64_t>(0, text_.begin_tokens - first_token),
+                          static_cast<int64_t>(values.size()));
+    values.remove_prefix(static_cast<size_t>(skip));
+    return first_token + skip - text_.begin_tokens;
+  }
+
+  absl::Status EmitSentences() {
+    const std::vector<SpanSums::Sum> sums = sentences_.Finish();
+    for (size_t begin = 0; begin < sums.size(); begin += kMaxSentenceBlock) {
+      v1::ScoreResponse response;
+      v1::SentenceImportances& block = *response.mutable_sentences();
+      const size_t end = std::min(begin + kMaxSentenceBlock, sums.size());
+      for (size_t i = begin; i < end; ++i) {
+        v1::SentenceImportance& sentence = *block.add_sentences();
+        *sentence.mutable_span() = ToProto(sentences_.spans()[i]);
+        if (sums[i].tokens == 0) continue;
+        sentence.set_importance(
+            static_cast<float>(sums[i].value / static_cast<double>(sums[i].tokens)));
+      }
+      QUIRE_RETURN_IF_ERROR(emit_(std::move(response)));
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status Emit(v1::Phase phase, const ScoreProgress& progress) {
     const bool last = progress.done_tokens >= progress.total_tokens;
     if (!throttle_.ShouldSend(phase, progress.window, last)) return absl::OkStatus();
@@ -198,7 +276,8 @@ class Observer final : public TextScoreObserver {
 
   const TextToScore& text_;
   const v1::ScoreOptions& options_;
-  SpanSums sums_;
+  SpanSums sums_;       // of logprobs
+  SpanSums sentences_;  // of importance
   const EmitScore& emit_;
   CallContext& call_;
   ProgressThrottle throttle_;
@@ -215,7 +294,11 @@ absl::Status ScoreInput(const v1::Input& input, const v1::ScoreOptions& options,
                          ReadOptions(*model, options, call));
   QUIRE_ASSIGN_OR_RETURN(std::vector<ByteSpan> spans, ReadSpans(input, options));
   QUIRE_ASSIGN_OR_RETURN(const TextToScore text, ReadInput(*model, input, call.limits));
-  Observer observer(text, options, std::move(spans), emit, call);
+  QUIRE_RETURN_IF_ERROR(
+      CheckTextSuits(score_options.attention, static_cast<int64_t>(text.tokens.size()),
+                     model->text.context_tokens(), "options.attention"));
+  QUIRE_ASSIGN_OR_RETURN(std::vector<ByteSpan> sentences, ReadSentences(input, options));
+  Observer observer(text, options, std::move(spans), std::move(sentences), emit, call);
   QUIRE_RETURN_IF_ERROR(observer.OnQueued());
   const absl::StatusOr<TextScoreResult> result =
       quire::ScoreText(*model->text.engine, model->text.context_tokens(), text.tokens,
@@ -223,7 +306,7 @@ absl::Status ScoreInput(const v1::Input& input, const v1::ScoreOptions& options,
   QUIRE_RETURN_IF_ERROR(WithFieldOfMessage(result.status()));
   call.usage += result->usage;
   call.timings += result->timings;
-  return observer.OnResult(*result);
+  return observer.OnResult(*result, score_options.attention);
 }
 
 absl::Status HandleScore(const v1::ScoreRequest& request,

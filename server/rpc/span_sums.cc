@@ -15,19 +15,19 @@ SpanSums::SpanSums(std::vector<ByteSpan> spans) : spans_(std::move(spans)) {
   between_.resize(bounds_.size());
 }
 
-void SpanSums::Add(int64_t first_byte, double logprob) {
-  const auto after = std::upper_bound(bounds_.begin(), bounds_.end(), first_byte);
+void SpanSums::Add(int64_t byte, double value) {
+  const auto after = std::upper_bound(bounds_.begin(), bounds_.end(), byte);
   if (after == bounds_.begin()) return;
   Sum& sum = between_[static_cast<size_t>(after - bounds_.begin()) - 1];
-  sum.logprob += logprob;
+  sum.value += value;
   ++sum.tokens;
 }
 
 std::vector<SpanSums::Sum> SpanSums::Finish() const {
-  // before[i]: all tokens that begin before bounds_[i].
+  // before[i]: all tokens before bounds_[i].
   std::vector<Sum> before(between_.size() + 1);
   for (size_t i = 0; i < between_.size(); ++i) {
-    before[i + 1] = {before[i].logprob + between_[i].logprob,
+    before[i + 1] = {before[i].value + between_[i].value,
                      before[i].tokens + between_[i].tokens};
   }
   std::vector<Sum> sums;
@@ -37,7 +37,7 @@ std::vector<SpanSums::Sum> SpanSums::Finish() const {
           std::lower_bound(bounds_.begin(), bounds_.end(), byte) - bounds_.begin())];
     };
     const Sum &begin = at(span.begin), &end = at(span.end);
-    sums.push_back({end.logprob - begin.logprob, end.tokens - begin.tokens});
+    sums.push_back({end.value - begin.value, end.tokens - begin.tokens});
   }
   return sums;
 }

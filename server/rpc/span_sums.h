@@ -8,17 +8,17 @@
 
 namespace quire::server {
 
-// Sums of logprobs over many spans of a text that may overlap, as the tokens come: O(log
-// n) a token, O(n) at the end, for n spans. Not thread-safe.
+// Sums of tokens' values over many spans of a text that may overlap, as the tokens come:
+// O(log n) a token, O(n) at the end, for n spans. Not thread-safe.
 class SpanSums {
  public:
   explicit SpanSums(std::vector<ByteSpan> spans);
 
-  // A token with a logprob, by the text's byte it begins at.
-  void Add(int64_t first_byte, double logprob);
+  // A token with a value, by the byte of the text that says where it stands.
+  void Add(int64_t byte, double value);
 
   struct Sum {
-    double logprob = 0;
+    double value = 0;
     int64_t tokens = 0;
   };
   // One for each span, in their order.

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/summarize/summarizer.h"
+#include "server/rpc/attention.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handlers.h"
 #include "server/rpc/progress.h"
@@ -160,6 +161,9 @@ absl::StatusOr<SummaryOptions> ToOptions(const v1::SummarizeRequest& request,
                                      model.text.context_tokens() - 1));
     options.max_new_tokens = request.max_new_tokens();
   }
+  QUIRE_ASSIGN_OR_RETURN(
+      options.attention,
+      MergeAttention(call.defaults.attention, request.attention(), "attention"));
   options.deadline = call.deadline;
   QUIRE_RETURN_IF_ERROR(WithFieldOfMessage(options.Validate()));
   return options;
@@ -190,6 +194,7 @@ absl::Status HandleSummarize(const v1::SummarizeRequest& request,
   *final.mutable_timings() = server::ToProto(call.timings, call);
   final.set_model(call.model);
   final.set_seed(options.sampling->seed);
+  *final.mutable_receipt() = server::ToProto(result->attention, options.attention);
   return events.Write(response);
 }
 

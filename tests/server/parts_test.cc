@@ -179,12 +179,12 @@ TEST(SpanSumsTest, OverlappingEmptyAndOuterSpans) {
   SpanSums sums({{2, 5}, {0, 10}, {5, 5}, {4, 6}, {20, 30}});
   for (int64_t byte = 0; byte < 10; ++byte) sums.Add(byte, -static_cast<double>(byte));
   const auto result = sums.Finish();
-  EXPECT_EQ(result[0].logprob, -(2 + 3 + 4));
+  EXPECT_EQ(result[0].value, -(2 + 3 + 4));
   EXPECT_EQ(result[0].tokens, 3);
-  EXPECT_EQ(result[1].logprob, -45);
+  EXPECT_EQ(result[1].value, -45);
   EXPECT_EQ(result[1].tokens, 10);
   EXPECT_EQ(result[2].tokens, 0);
-  EXPECT_EQ(result[3].logprob, -9);
+  EXPECT_EQ(result[3].value, -9);
   EXPECT_EQ(result[4].tokens, 0);
 }
 

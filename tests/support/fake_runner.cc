@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/dga/probe_positions.h"
 
 namespace quire {
 namespace {
@@ -28,12 +29,75 @@ RecordedStep Record(const StepInput& input) {
                           .sample_step = item.sample_step,
                           .targets = Copy(item.targets),
                           .ranks = item.ranks,
-                          .top_logprobs = item.top_logprobs});
+                          .top_logprobs = item.top_logprobs,
+                          .attention = item.attention,
+                          .last_chunk = item.last_chunk,
+                          .importance = item.importance});
   }
   return step;
 }
 
+bool IsSparse(const AttentionOptions& options, int64_t visible) {
+  switch (options.mode) {
+    case AttentionMode::kDense:
+      return false;
+    case AttentionMode::kFaithful:
+      return visible > options.faithful.group_tokens;
+    case AttentionMode::kAuto:
+    case AttentionMode::kRefined:
+      break;
+  }
+  return options.eps > 0 && visible >= options.SparseFrom();
+}
+
+AttentionProbe Probe(const StepItem& item, absl::Span<const TokenId> sequence) {
+  AttentionProbe probe;
+  probe.attention.assign(sequence.size(), 0);
+  const auto rows = static_cast<int64_t>(item.tokens.size());
+  for (const int64_t row : ProbedRows(item.begin, rows, item.last_chunk)) {
+    const Position query = item.begin + static_cast<Position>(row);
+    probe.queries.push_back(query);
+    double sum = 0;
+    for (Position i = 0; i <= query; ++i) sum += FakeWeight(sequence[i]);
+    for (Position i = 0; i <= query; ++i) {
+      probe.attention[i] += static_cast<float>(FakeWeight(sequence[i]) / sum);
+    }
+  }
+  return probe;
+}
+
 }  // namespace
+
+AttentionStats FakeAttention(const AttentionOptions& options, Position begin,
+                             int64_t rows) {
+  AttentionStats stats;
+  AttentionWork& work = stats.work;
+  for (int64_t visible = begin + 1; visible <= begin + rows; ++visible) {
+    const bool sparse = IsSparse(options, visible);
+    work.columns += sparse ? (visible - 1) / 4 + 1 : visible;
+    work.dense_columns += visible;
+    if (!sparse) continue;
+    ++stats.sparse_rows;
+    work.selection_macs += visible;
+  }
+  const double sparse_rows = static_cast<double>(stats.sparse_rows);
+  work.selection_bytes = work.selection_macs;
+  work.attention_macs = 8 * work.columns;
+  work.attention_bytes = 4 * work.columns;
+  work.dense_macs = 8 * work.dense_columns;
+  work.dense_bytes = 4 * work.dense_columns;
+  if (options.mode != AttentionMode::kDense) {
+    work.statistics_macs = 2 * rows;
+    work.statistics_bytes = rows;
+  }
+  stats.seconds = 1e-3 * static_cast<double>(rows);
+  stats.selection_seconds = 1e-4 * sparse_rows;
+  stats.coverage = 0.75 * sparse_rows;
+  stats.tail_risk = options.eps / 4 * sparse_rows;
+  return stats;
+}
+
+double FakeWeight(TokenId token) { return 1 + token % 8; }
 
 float FakeLogprob(TokenId target) { return -0.125f * static_cast<float>(1 + target % 8); }
 int32_t FakeRank(TokenId target) { return 1 + target % 8; }
@@ -134,7 +198,38 @@ absl::StatusOr<StepResult> FakeModel::Compute(const StepItem& item) {
                                   item.targets[i], item.ranks, item.top_logprobs));
   }
   if (item.sample) result.sampled = Score(all, next_(all), false, item.top_logprobs);
+  result.attention = Attend(item);
+  if (item.importance) result.importance = Probe(item, all);
+  result.dropped_blocks = DropBlocks(item);
   return result;
+}
+
+AttentionStats FakeModel::Attend(const StepItem& item) const {
+  const auto rows = static_cast<int64_t>(item.tokens.size());
+  AttentionStats stats = FakeAttention(item.attention, item.begin, rows);
+  if (!audit_error_ || stats.sparse_rows == 0) return stats;
+  const std::optional<double> error = audit_error_(item.attention);
+  if (!error.has_value()) return stats;
+  stats.audits = 1;
+  stats.audit_error = *error;
+  stats.max_audit_error = *error;
+  stats.work.audit_macs = 8 * (item.begin + rows);
+  stats.work.audit_bytes = 4 * (item.begin + rows);
+  return stats;
+}
+
+std::vector<int32_t> FakeModel::DropBlocks(const StepItem& item) {
+  if (!drop_ || !item.attention.compact || !item.last_chunk) return {};
+  std::vector<int32_t> dropped = drop_(item);
+  for (const int32_t index : dropped) {
+    if (index < 0 || index >= static_cast<int64_t>(item.blocks.size())) continue;
+    for (int32_t i = 0; i < tokens_per_block_; ++i) {
+      const auto found = cache_.find({item.blocks[index], i});
+      if (found == cache_.end()) continue;
+      dropped_[{item.id, int64_t{index} * tokens_per_block_ + i}] = found->second.token;
+    }
+  }
+  return dropped;
 }
 
 absl::StatusOr<std::vector<TokenId>> FakeModel::WriteAndRead(const StepItem& item) {
@@ -146,6 +241,14 @@ absl::StatusOr<std::vector<TokenId>> FakeModel::WriteAndRead(const StepItem& ite
   }
   std::vector<TokenId> sequence;
   for (int64_t position = 0; position < end; ++position) {
+    if (const auto kept = dropped_.find({item.id, position});
+        kept != dropped_.end() && position < item.begin) {
+      if (item.blocks[position / tokens_per_block_] != kNoBlock) {
+        return absl::InternalError("fake runner: a dropped block is passed again");
+      }
+      sequence.push_back(kept->second);
+      continue;
+    }
     const auto slot = std::make_pair(item.blocks[position / tokens_per_block_],
                                      static_cast<int32_t>(position % tokens_per_block_));
     if (position >= item.begin) {

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,9 @@ struct RecordedItem {
   std::vector<TokenId> targets;
   bool ranks = false;
   int32_t top_logprobs = 0;
+  AttentionOptions attention;
+  bool last_chunk = false;
+  bool importance = false;
 };
 struct RecordedStep {
   std::vector<RecordedItem> items;
@@ -39,7 +43,8 @@ struct RecordedStep {
 //
 // It keeps a paged cache of tokens, written and read through each item's block table: a
 // wrong table, a gap or a block used by two sequences at once is kInternal and fails the
-// test's request. Thread-safe, except that the functions are set before the first step.
+// test's request. Of a block that it dropped it keeps the tokens, as a real runner keeps
+// means. Thread-safe, except that the functions are set before the first step.
 class FakeModel {
  public:
   // The next token, from all tokens of the sequence so far. Default: the last one + 1,
@@ -49,10 +54,19 @@ class FakeModel {
   using LogprobOf =
       std::function<float(absl::Span<const TokenId> prefix, TokenId target)>;
 
+  // The audited error of a step that has sparse rows; nullopt: nothing was audited, which
+  // is the default.
+  using AuditError = std::function<std::optional<double>(const AttentionOptions&)>;
+  // StepResult::dropped_blocks of a prompt's last chunk, if the request is compact.
+  // Default: none.
+  using Drop = std::function<std::vector<int32_t>(const StepItem&)>;
+
   explicit FakeModel(int32_t vocab_size = 100, int32_t tokens_per_block = 64);
 
   void set_next(NextToken next) { next_ = std::move(next); }
   void set_logprob(LogprobOf logprob) { logprob_ = std::move(logprob); }
+  void set_audit_error(AuditError error) { audit_error_ = std::move(error); }
+  void set_drop(Drop drop) { drop_ = std::move(drop); }
   // Called at the start of every step, e.g. to advance a FakeClock or to cancel a
   // request.
   void set_on_step(std::function<void(const StepInput&)> on_step) {
@@ -81,18 +95,23 @@ class FakeModel {
   absl::StatusOr<std::vector<TokenId>> WriteAndRead(const StepItem& item);
   TokenScore Score(absl::Span<const TokenId> prefix, TokenId target, bool ranks,
                    int32_t top) const;
+  AttentionStats Attend(const StepItem& item) const;
+  std::vector<int32_t> DropBlocks(const StepItem& item);
 
   const int32_t vocab_size_;
   const int32_t tokens_per_block_;
   NextToken next_;
   LogprobOf logprob_;
+  AuditError audit_error_;
+  Drop drop_;
   std::function<void(const StepInput&)> on_step_;
 
   struct CacheSlot {
     RequestId owner{};
     TokenId token = 0;
   };
-  std::map<std::pair<BlockId, int32_t>, CacheSlot> cache_;  // used by Step only
+  std::map<std::pair<BlockId, int32_t>, CacheSlot> cache_;    // used by Step only
+  std::map<std::pair<RequestId, int64_t>, TokenId> dropped_;  // by position; as above
 
   mutable std::mutex mutex_;  // guards all below
   std::condition_variable changed_;
@@ -107,5 +126,18 @@ class FakeModel {
 // i-th alternative (from 0) is token i with logprob -(1 + i) / 8.
 float FakeLogprob(TokenId target);
 int32_t FakeRank(TokenId target);
+
+// What attention of the tokens at positions [begin, begin + rows) is said to take. A
+// dense row at position p reads p + 1 columns; a sparse one, p / 4 + 1, after looking at
+// all p + 1: faithful where more than group_tokens are visible, refined and auto from
+// SparseFrom() on. A column is 8 multiply-adds and 4 bytes, one looked at 1 and 1; each
+// row's statistics are 2 and 1. A millisecond a row, a tenth of it for selection.
+// Coverage 3/4, tail risk eps / 4. No audits.
+AttentionStats FakeAttention(const AttentionOptions& options, Position begin,
+                             int64_t rows);
+
+// The share of attention that a query pays to one of the tokens it sees, as the probes
+// have it: in proportion to 1 + id % 8.
+double FakeWeight(TokenId token);
 
 }  // namespace quire

@@ -238,9 +238,14 @@ TEST_F(EngineTest, ResultsOfOtherItemsAreInternal) {
 TEST_F(EngineTest, ObserverSeesEveryStep) {
   class Observer final : public EngineObserver {
    public:
-    void OnStep(absl::Duration elapsed, int32_t prompt, int32_t generated) override {
-      steps.push_back(
-          absl::StrCat(absl::FormatDuration(elapsed), " ", prompt, " ", generated));
+    void OnStep(const StepReport& step) override {
+      steps.push_back(absl::StrCat(absl::FormatDuration(step.elapsed), " ",
+                                   step.prompt_tokens, " ", step.generated_tokens, " ",
+                                   step.attention.work.columns));
+    }
+    void OnFinished(const AttentionReceipt& attention) override {
+      steps.push_back(absl::StrCat("finished ", attention.prefill.work.columns, " ",
+                                   attention.decode.work.columns));
     }
     std::vector<std::string> steps;
   };
@@ -250,7 +255,8 @@ TEST_F(EngineTest, ObserverSeesEveryStep) {
   std::get<GenerateRequest>(request.work).stop_tokens = {7};
   EXPECT_EQ(Submit(request).record->Wait().reason, FinishReason::kStopToken);
   engine_.reset();
-  EXPECT_THAT(observer.steps, ElementsAre("1s 4 0", "1s 1 1", "1s 0 0"));
+  EXPECT_THAT(observer.steps,
+              ElementsAre("1s 4 0 10", "1s 1 1 5", "1s 0 0 6", "finished 15 6"));
 }
 
 TEST_F(EngineTest, WaitingRoomIsBounded) {

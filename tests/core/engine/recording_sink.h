@@ -75,6 +75,11 @@ class RecordingSink final : public RequestSink {
     for (const TokenScore& score : scores) absl::StrAppend(&event, " ", score.token);
     record_->Add(std::move(event));
   }
+  void OnImportance(std::vector<float> importance) override {
+    std::string event = "importance";
+    for (const float x : importance) absl::StrAppend(&event, " ", x);
+    record_->Add(std::move(event));
+  }
   void OnFinished(const Finished& finished) override { record_->Finish(finished); }
 
  private:

@@ -34,6 +34,9 @@ std::string Describe(const RequestEvent& event) {
   if (const auto* scores = std::get_if<std::vector<TokenScore>>(&event)) {
     return absl::StrCat("scores ", scores->size());
   }
+  if (const auto* importance = std::get_if<TokenImportance>(&event)) {
+    return absl::StrCat("importance ", importance->values.size());
+  }
   return absl::StrCat("finished ", std::get<Finished>(event).status.ToString());
 }
 

@@ -160,12 +160,14 @@ void Unpack(const Task& t, int64_t page) {
   }
 }
 
-// The unpacked page's keys against kRows rows: int8 products of codes and q8. kDim: D, or
-// 0 if it is only known at run time; GCC makes much better code of the loops it unrolls.
+// The unpacked page's keys against kRows rows, int8 products of codes and q8 -> dot
+// [kRows][64]. kDim: D, or 0 if it is only known at run time. GCC 12 keeps the sums in
+// registers only if this is a function of its own whose loops it can unroll.
 template <int kRows, int64_t kDim>
-void Dots(const uint8_t* codes, const int8_t* q8, const int32_t* start, int64_t dim,
-          __m512i (&dot)[kRows][4]) {
+__attribute__((noinline)) void Dots(const uint8_t* codes, const int8_t* q8,
+                                    const int32_t* start, int64_t dim, int32_t* out) {
   const int64_t d = kDim != 0 ? kDim : dim;
+  __m512i dot[kRows][4];
   for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < 4; ++v) dot[r][v] = _mm512_set1_epi32(start[r]);
   }
@@ -183,18 +185,24 @@ void Dots(const uint8_t* codes, const int8_t* q8, const int32_t* start, int64_t 
       }
     }
   }
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < 4; ++v) {
+      _mm512_store_si512(out + r * kPage + 16 * v, dot[r][v]);
+    }
+  }
 }
 
 // One row's shares of a page, and their sum.
-void Shares(const __m512i (&dot)[4], const __m512 (&scales)[4], __m512 step,
-            __m512 offset, uint16_t* out, float* sums) {
+void Shares(const int32_t* dot, const __m512 (&scales)[4], __m512 step, __m512 offset,
+            uint16_t* out, float* sums) {
   const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
   __m512i both[2];
   for (int half = 0; half < 2; ++half) {
     __m512i bits[2];
     for (int i = 0; i < 2; ++i) {
       const __m512 x =
-          _mm512_mul_ps(_mm512_cvtepi32_ps(dot[2 * half + i]), scales[2 * half + i]);
+          _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(dot + 32 * half + 16 * i)),
+                        scales[2 * half + i]);
       const __m512i y = _mm512_cvtps_epi32(_mm512_fmadd_ps(x, step, offset));
       bits[i] = _mm512_max_epi32(y, _mm512_setzero_si512());
     }
@@ -208,7 +216,7 @@ void Shares(const __m512i (&dot)[4], const __m512 (&scales)[4], __m512 step,
 
 template <int kRows>
 void ScorePage(const Task& t, int64_t page, int64_t row) {
-  __m512i dot[kRows][4];
+  alignas(64) int32_t dot[kRows * kPage];
   const int8_t* const q8 = t.w.q8 + row * t.d();
   if (t.d() == 64) {
     Dots<kRows, 64>(t.w.codes, q8, t.w.start + row, 64, dot);
@@ -224,7 +232,7 @@ void ScorePage(const Task& t, int64_t page, int64_t row) {
   float* const sums = t.w.sums + row * 16;
   uint16_t* const out = t.w.shares + row * step + page * kPage;
   for (int r = 0; r < kRows; ++r) {
-    Shares(dot[r], scales, _mm512_set1_ps(to_log2[r]),
+    Shares(dot + r * kPage, scales, _mm512_set1_ps(to_log2[r]),
            _mm512_set1_ps(offsets[r * stride]), out + r * step, sums + 16 * r);
   }
 }

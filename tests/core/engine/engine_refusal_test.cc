@@ -133,6 +133,8 @@ TEST(EngineOptionsTest, RefusesWithFieldLimitAndValue) {
             "engine.model.max_positions is -1; it must be >= 1");
   EXPECT_EQ(refusal([](EngineOptions& o) { o.chunk_tokens = 0; }),
             "engine.chunk_tokens is 0; it must be >= 1");
+  EXPECT_EQ(refusal([](EngineOptions& o) { o.block_bytes = -1; }),
+            "engine.block_bytes is -1; it must be >= 0");
   EXPECT_EQ(refusal([](EngineOptions& o) { o.max_waiting = -1; }),
             "engine.max_waiting is -1; it must be >= 0");
 }

@@ -73,6 +73,31 @@ TEST(BlockPoolTest, MovingKeepsTheBlocks) {
   EXPECT_EQ(pool.free_blocks(), 2);
 }
 
+TEST(BlockPoolTest, ADroppedBlockGoesBackAndLeavesItsPlaceEmpty) {
+  BlockPool pool({.num_blocks = 4});
+  BlockLease lease = pool.Lease(), other = pool.Lease();
+  ASSERT_TRUE(lease.GrowTo(3).ok());
+  lease.Drop(1);
+  EXPECT_THAT(lease.blocks(), ElementsAre(B(0), kNoBlock, B(2)));
+  EXPECT_EQ(pool.free_blocks(), 2);
+  ASSERT_TRUE(other.GrowTo(1).ok());
+  EXPECT_THAT(other.blocks(), ElementsAre(B(1)));
+  ASSERT_TRUE(lease.GrowTo(4).ok());
+  EXPECT_THAT(lease.blocks(), ElementsAre(B(0), kNoBlock, B(2), B(3)));
+  lease = BlockLease();
+  EXPECT_EQ(pool.free_blocks(), 3);
+}
+
+TEST(BlockPoolDeathTest, WhatIsNotHeldCannotBeDropped) {
+  BlockPool pool({.num_blocks = 4});
+  BlockLease lease = pool.Lease();
+  ASSERT_TRUE(lease.GrowTo(2).ok());
+  lease.Drop(0);
+  EXPECT_DEATH(lease.Drop(0), "check failed");
+  EXPECT_DEATH(lease.Drop(2), "check failed");
+  EXPECT_DEATH(lease.Drop(-1), "check failed");
+}
+
 TEST(BlockPoolDeathTest, LeaseMustNotOutliveThePool) {
   EXPECT_DEATH(
       {

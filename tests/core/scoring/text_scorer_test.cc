@@ -37,8 +37,21 @@ class Recorder : public TextScoreObserver {
     return blocks == fail_at_block ? absl::DataLossError("scores") : absl::OkStatus();
   }
 
+  absl::Status OnImportance(int64_t first_token, absl::Span<const float> block) override {
+    EXPECT_EQ(first_token, static_cast<int64_t>(importance.size()));
+    EXPECT_GE(block.size(), 1u);
+    EXPECT_LE(block.size(), static_cast<size_t>(kMaxScoreBlock));
+    importance.insert(importance.end(), block.begin(), block.end());
+    ++importance_blocks;
+    return importance_blocks == fail_at_importance ? absl::DataLossError("importance")
+                                                   : absl::OkStatus();
+  }
+
   std::vector<ScoreProgress> progress;
   std::vector<TokenScore> scores;
+  std::vector<float> importance;
+  size_t importance_blocks = 0;
+  size_t fail_at_importance = 0;
   size_t blocks = 0;
   size_t fail_at_progress = 0;
   size_t fail_at_block = 0;
@@ -68,6 +81,14 @@ class TextScorerTest : public ::testing::Test {
   absl::StatusOr<TextScoreResult> Score(int64_t size, int32_t context, int32_t overlap) {
     recorder_ = std::make_unique<Recorder>();
     return ScoreText(*engine_, context, Text(size), {.overlap_tokens = overlap}, nullptr,
+                     *recorder_);
+  }
+
+  absl::StatusOr<TextScoreResult> ScoreImportance(absl::Span<const TokenId> text,
+                                                  int32_t context, int32_t overlap) {
+    recorder_ = std::make_unique<Recorder>();
+    return ScoreText(*engine_, context, text,
+                     {.overlap_tokens = overlap, .importance = true}, nullptr,
                      *recorder_);
   }
 
@@ -183,6 +204,96 @@ TEST_F(TextScorerTest, RanksAndAlternativesOnRequest) {
   EXPECT_EQ(recorder_->scores[3].top.size(), 2u);
 }
 
+// Of tokens that all weigh the same, each is attended to evenly, wherever it stands.
+TEST_F(TextScorerTest, EvenAttentionHasImportanceOneInEveryWindow) {
+  for (const int32_t overlap : {1, 2, 25, 99}) {
+    ASSERT_TRUE(ScoreImportance(std::vector<TokenId>(477, 8), 100, overlap).ok());
+    ASSERT_EQ(recorder_->importance.size(), 477u) << overlap;
+    for (size_t i = 0; i < 476; ++i) {
+      EXPECT_NEAR(recorder_->importance[i], 1, 1e-5) << overlap << " " << i;
+    }
+    EXPECT_EQ(recorder_->importance[476], 0);  // nothing follows it
+  }
+}
+
+// Weights 1 and 8, four tokens of each in turn: 8 tokens weigh 36.
+TEST_F(TextScorerTest, ImportanceIsAttentionOverEvenAttention) {
+  std::vector<TokenId> text;
+  for (int i = 0; i < 300; ++i) text.push_back(i % 8 < 4 ? 8 : 15);
+  ASSERT_TRUE(ScoreImportance(text, 128, 32).ok());
+  ASSERT_EQ(recorder_->importance.size(), 300u);
+  // The windows begin at multiples of 96, and queries stand at multiples of 32 after
+  // that: all but the last see whole runs.
+  for (size_t i = 0; i < 256; ++i) {
+    EXPECT_NEAR(recorder_->importance[i], (i % 8 < 4 ? 1 : 8) / 4.5, 0.05) << i;
+  }
+}
+
+TEST_F(TextScorerTest, TwoWindowsShareTheTokensThatBothRead) {
+  // Queries of the first window attend evenly, those of the second do not: the window can
+  // be told from the numbers. Windows [0, 100) and [60, 130).
+  std::vector<TokenId> text(130, 8);
+  text[120] = 15;
+  ASSERT_TRUE(ScoreImportance(text, 100, 40).ok());
+  for (size_t i = 0; i < 80; ++i) EXPECT_NEAR(recorder_->importance[i], 1, 1e-5) << i;
+  for (size_t i = 80; i < 120; ++i) EXPECT_LT(recorder_->importance[i], 0.99) << i;
+  EXPECT_GT(recorder_->importance[120], 5);
+}
+
+TEST_F(TextScorerTest, ImportanceOfASingleTokenIsNone) {
+  ASSERT_TRUE(ScoreImportance({8}, 100, 0).ok());
+  EXPECT_THAT(recorder_->importance, ::testing::ElementsAre(0));
+}
+
+TEST_F(TextScorerTest, ImportanceComesInBlocksAndOnlyOnRequest) {
+  Start(20'000, 512);
+  ASSERT_TRUE(ScoreImportance(std::vector<TokenId>(9'000, 8), 10'000, 0).ok());
+  EXPECT_EQ(recorder_->importance.size(), 9'000u);
+  EXPECT_EQ(recorder_->importance_blocks, 3u);
+  ASSERT_TRUE(Score(100, 100, 0).ok());
+  EXPECT_EQ(recorder_->importance_blocks, 0u);
+}
+
+TEST_F(TextScorerTest, AttentionReachesEveryWindowAndReceiptsAddUp) {
+  const AttentionOptions attention{.mode = AttentionMode::kRefined, .eps = 0.25f};
+  const TextScoreResult result =
+      ScoreText(*engine_, 300, Text(500), {.overlap_tokens = 50, .attention = attention},
+                nullptr, *recorder_)
+          .value();
+  ASSERT_EQ(result.windows, 2);
+  for (const RecordedStep& step : model_.steps()) {
+    EXPECT_EQ(step.items[0].attention.mode, AttentionMode::kRefined);
+  }
+  AttentionStats expected = FakeAttention(attention, 0, 299);
+  expected += FakeAttention(attention, 0, 249);
+  EXPECT_EQ(result.attention.mode, AttentionMode::kRefined);
+  EXPECT_EQ(result.attention.eps, 0.25f);
+  EXPECT_EQ(result.attention.prefill.work, expected.work);
+  EXPECT_EQ(result.attention.prefill.sparse_rows, 299 - 192 + 249 - 192);
+}
+
+TEST_F(TextScorerTest, RefusesAttentionThatDoesNotSuitTheText) {
+  const auto refusal = [&](const AttentionOptions& attention, int64_t size) {
+    const absl::Status status = ScoreText(*engine_, 100, Text(size),
+                                          {.attention = attention}, nullptr, *recorder_)
+                                    .status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    return std::string(status.message());
+  };
+  EXPECT_EQ(refusal({.eps = 2}, 50), "attention.eps is 2; it must be in [0, 1]");
+  AttentionOptions faithful{.mode = AttentionMode::kFaithful};
+  faithful.faithful.group_tokens = 51;
+  EXPECT_EQ(refusal(faithful, 50),
+            "attention.faithful.group_tokens is 51; it must be at most 50, the text's "
+            "tokens");
+  faithful.faithful.whole_prompt = true;
+  EXPECT_EQ(refusal(faithful, 101),
+            "attention.faithful.whole_prompt is true; the text must then have at most "
+            "100 tokens, one window, and it has 101");
+  EXPECT_EQ(model_.num_steps(), 0);
+  EXPECT_EQ(recorder_->blocks, 0u);
+}
+
 TEST_F(TextScorerTest, RefusesBadArguments) {
   EXPECT_EQ(Score(0, 100, 0).status().code(), absl::StatusCode::kInvalidArgument);
   for (const int32_t overlap : {-1, 100, 101}) {
@@ -220,6 +331,14 @@ TEST_F(TextScorerTest, ObserversErrorStops) {
   EXPECT_EQ(ScoreText(*engine_, 128, Text(5000), {}, nullptr, progress).status().code(),
             absl::StatusCode::kDataLoss);
   EXPECT_EQ(progress.progress.size(), 1u);
+  Recorder importance;
+  importance.fail_at_importance = 2;
+  EXPECT_EQ(
+      ScoreText(*engine_, 128, Text(5000), {.importance = true}, nullptr, importance)
+          .status()
+          .code(),
+      absl::StatusCode::kDataLoss);
+  EXPECT_EQ(importance.importance_blocks, 2u);
 }
 
 TEST_F(TextScorerTest, CancelStops) {

@@ -21,14 +21,14 @@ constexpr int64_t kMaxSentenceBytes = 1000;
 // What a token that the model held (nearly) impossible counts, nats.
 constexpr float kMaxNats = 30;
 
-// Keeps what each token cost, and passes progress on.
-class SurprisalCollector final : public TextScoreObserver {
+// Keeps what each token cost and how much it was looked at, and passes progress on.
+class ReadingCollector final : public TextScoreObserver {
  public:
-  SurprisalCollector(const SummaryJob& job, const std::vector<ByteSpan>& token_spans,
-                     int64_t window_tokens)
+  ReadingCollector(const SummaryJob& job, const std::vector<ByteSpan>& token_spans,
+                   int64_t window_tokens)
       : job_(job), window_tokens_(window_tokens), progress_(job.clock) {
-    surprisals_.reserve(token_spans.size());
-    for (const ByteSpan span : token_spans) surprisals_.push_back({span, 0});
+    readings_.reserve(token_spans.size());
+    for (const ByteSpan span : token_spans) readings_.push_back({.span = span});
   }
 
   SummaryProgress BeginWindow(int32_t window, int32_t windows, int64_t tokens) {
@@ -50,19 +50,27 @@ class SurprisalCollector final : public TextScoreObserver {
     for (size_t i = 0; i < scores.size(); ++i) {
       const float logprob = scores[i].logprob;
       if (std::isnan(logprob)) continue;  // the text's first token
-      surprisals_[first_token + i].nats = std::min(-logprob, kMaxNats);
+      readings_[first_token + i].nats = std::min(-logprob, kMaxNats);
     }
     return absl::OkStatus();
   }
 
-  absl::Span<const TokenSurprisal> surprisals() const { return surprisals_; }
+  absl::Status OnImportance(int64_t first_token,
+                            absl::Span<const float> importance) override {
+    for (size_t i = 0; i < importance.size(); ++i) {
+      readings_[first_token + i].importance = importance[i];
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Span<const TokenReading> readings() const { return readings_; }
 
  private:
   const SummaryJob& job_;
   const int64_t window_tokens_;
   PassProgress progress_;
   int32_t window_ = 0;
-  std::vector<TokenSurprisal> surprisals_;
+  std::vector<TokenReading> readings_;
 };
 
 // Each sentence with its span; between two sentences a space or, if a paragraph ended
@@ -94,7 +102,8 @@ absl::StatusOr<SummaryResult> SummarizeExtractive(const SummaryJob& job) {
                                                       /*parse_special=*/false));
   const int64_t tokens = static_cast<int64_t>(encoding.ids.size());
   const int32_t context = job.model.context_tokens();
-  const TextScoreOptions score{.attention = job.options.attention,
+  const TextScoreOptions score{.importance = true,
+                               .attention = job.options.attention,
                                .deadline = job.options.deadline};
   const int32_t windows = CountScoreWindows(tokens, context, score.overlap_tokens);
   QUIRE_RETURN_IF_ERROR(job.observer.OnPlan({.strategy = SummaryStrategy::kExtractive,
@@ -102,7 +111,7 @@ absl::StatusOr<SummaryResult> SummarizeExtractive(const SummaryJob& job) {
                                              .parts = {job.document()},
                                              .passes = windows,
                                              .levels = 0}));
-  SurprisalCollector collector(job, encoding.spans, context);
+  ReadingCollector collector(job, encoding.spans, context);
   QUIRE_RETURN_IF_ERROR(job.observer.OnProgress(
       collector.BeginWindow(1, windows, std::min<int64_t>(tokens, context))));
   QUIRE_ASSIGN_OR_RETURN(const TextScoreResult scored,
@@ -112,7 +121,7 @@ absl::StatusOr<SummaryResult> SummarizeExtractive(const SummaryJob& job) {
   const int32_t target_words =
       job.options.target_words > 0 ? job.options.target_words : kDefaultTargetWords;
   const std::vector<int64_t> chosen = SelectSentences(
-      job.text, sentences, collector.surprisals(), job.options.question, target_words);
+      job.text, sentences, collector.readings(), job.options.question, target_words);
   QUIRE_RETURN_IF_ERROR(WriteSentences(job, sentences, chosen));
   return SummaryResult{.strategy = SummaryStrategy::kExtractive,
                        .finish_reason = FinishReason::kScored,

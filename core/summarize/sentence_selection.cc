@@ -10,6 +10,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/ascii.h"
 #include "core/base/check.h"
+#include "core/summarize/sentence_importance.h"
 #include "core/summarize/utf8.h"
 
 namespace quire {
@@ -63,11 +64,13 @@ struct Word {
 class Selector {
  public:
   Selector(std::string_view text, absl::Span<const Sentence> sentences,
-           absl::Span<const TokenSurprisal> surprisals, const SelectionWeights& weights)
-      : text_(text), sentences_(sentences), surprisals_(surprisals), weights_(weights) {
+           absl::Span<const TokenReading> readings, const SelectionWeights& weights)
+      : text_(text), sentences_(sentences), readings_(readings), weights_(weights) {
     sets_.resize(sentences.size());
     lengths_.resize(sentences.size());
     relevance_.assign(sentences.size(), 1.0);
+    importance_ = RankByImportance(sentences, readings);
+    for (double& rank : importance_) rank = 1 + weights_.importance * (rank - 0.5);
     for (size_t i = 0; i < sentences.size(); ++i) ReadSentence(i);
     for (Word& word : words_) {
       const double taught = static_cast<double>(word.count) * word.first - word.total;
@@ -154,12 +157,12 @@ class Selector {
 
   // Of all tokens that share a byte with the word. Words are asked for in text order.
   double SurprisalOf(ByteSpan word) {
-    const size_t count = surprisals_.size();
-    while (next_token_ < count && surprisals_[next_token_].span.end <= word.begin)
+    const size_t count = readings_.size();
+    while (next_token_ < count && readings_[next_token_].span.end <= word.begin)
       ++next_token_;
     double nats = 0;
-    for (size_t i = next_token_; i < count && surprisals_[i].span.begin < word.end; ++i) {
-      nats += surprisals_[i].nats;
+    for (size_t i = next_token_; i < count && readings_[i].span.begin < word.end; ++i) {
+      nats += readings_[i].nats;
     }
     return nats;
   }
@@ -189,7 +192,8 @@ class Selector {
           word.weight * std::pow(weights_.redundancy, static_cast<double>(word.chosen));
     }
     const double length = static_cast<double>(std::max<int64_t>(1, lengths_[sentence]));
-    return {gain * relevance_[sentence] / std::pow(length, weights_.length_power),
+    return {gain * relevance_[sentence] * importance_[sentence] /
+                std::pow(length, weights_.length_power),
             sentence};
   }
 
@@ -201,13 +205,14 @@ class Selector {
 
   std::string_view text_;
   absl::Span<const Sentence> sentences_;
-  absl::Span<const TokenSurprisal> surprisals_;
+  absl::Span<const TokenReading> readings_;
   const SelectionWeights& weights_;
   absl::flat_hash_map<std::string, int32_t> ids_;
   std::vector<Word> words_;
   std::vector<std::vector<int32_t>> sets_;  // of each sentence: its distinct words
   std::vector<int64_t> lengths_;            // of each sentence: all its words
   std::vector<double> relevance_;           // of each sentence
+  std::vector<double> importance_;          // of each sentence, a factor
   size_t next_token_ = 0;
 };
 
@@ -215,11 +220,11 @@ class Selector {
 
 std::vector<int64_t> SelectSentences(std::string_view text,
                                      absl::Span<const Sentence> sentences,
-                                     absl::Span<const TokenSurprisal> surprisals,
+                                     absl::Span<const TokenReading> readings,
                                      std::string_view question, int64_t target_words,
                                      const SelectionWeights& weights) {
   QUIRE_CHECK(!sentences.empty() && target_words >= 1);
-  Selector selector(text, sentences, surprisals, weights);
+  Selector selector(text, sentences, readings, weights);
   if (!question.empty()) selector.Focus(question);
   return selector.Choose(target_words);
 }

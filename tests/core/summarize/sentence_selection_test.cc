@@ -20,9 +20,9 @@ struct Costs {
   float first = 1, later = 1;
 };
 
-std::vector<TokenSurprisal> Surprisals(const std::string& text,
-                                       const std::map<std::string, Costs>& costs) {
-  std::vector<TokenSurprisal> tokens;
+std::vector<TokenReading> Readings(const std::string& text,
+                                   const std::map<std::string, Costs>& costs) {
+  std::vector<TokenReading> tokens;
   std::map<std::string, int> seen;
   int64_t at = 0;
   const int64_t size = static_cast<int64_t>(text.size());
@@ -48,7 +48,7 @@ std::vector<int64_t> Select(const std::string& text,
                             const std::map<std::string, Costs>& costs,
                             const std::string& question, int64_t words,
                             const SelectionWeights& weights = {}) {
-  return SelectSentences(text, SplitSentences(text, 1000), Surprisals(text, costs),
+  return SelectSentences(text, SplitSentences(text, 1000), Readings(text, costs),
                          question, words, weights);
 }
 
@@ -94,6 +94,18 @@ TEST(SelectSentencesTest, NeighboursOfAMatchAreRelevantToo) {
   EXPECT_THAT(Select(text, {}, "da", 9, weights), ElementsAre(2, 3, 4));
 }
 
+TEST(SelectSentencesTest, OfEqualsTheOneLookedBackAt) {
+  const std::string text = "Aa ab ac. Ba bb bc. Ca cb cc.";
+  std::vector<TokenReading> readings = Readings(text, {});
+  for (size_t i = 0; i < readings.size(); ++i) {
+    readings[i].importance = i / 3 == 1 ? 2.0f : 1.0f;
+  }
+  const std::vector<Sentence> sentences = SplitSentences(text, 1000);
+  EXPECT_THAT(SelectSentences(text, sentences, readings, "", 3), ElementsAre(1));
+  EXPECT_THAT(SelectSentences(text, sentences, readings, "", 3, {.importance = 0}),
+              ElementsAre(0));
+}
+
 TEST(SelectSentencesTest, EverythingIfItFits) {
   EXPECT_THAT(Select(kStory, {}, "", 20), ElementsAre(0, 1, 2, 3, 4));
   EXPECT_THAT(Select("One.", {}, "", 10), ElementsAre(0));
@@ -125,7 +137,7 @@ TEST(SelectSentencesTest, CountsCharactersWhereNoSpacesAreWritten) {
 TEST(SelectSentencesTest, ACharactersSplitTokensAddUp) {
   const std::string text = "Aa ab. Qx ac.";
   const std::vector<Sentence> sentences = SplitSentences(text, 100);
-  const std::vector<TokenSurprisal> tokens = {
+  const std::vector<TokenReading> tokens = {
       {{0, 2}, 3}, {{2, 5}, 1}, {{7, 8}, 3}, {{8, 9}, 3}};
   EXPECT_THAT(SelectSentences(text, sentences, tokens, "", 2), ElementsAre(1));
 }

@@ -43,6 +43,8 @@ class SequenceInLayer {
 
  private:
   AttentionMode Mode() const {
+    // What is gone cannot be read densely any more.
+    if (Dropped() != nullptr) return AttentionMode::kRefined;
     const bool refined = s_.options.mode == AttentionMode::kAuto ||
                          s_.options.mode == AttentionMode::kRefined;
     return refined && (s_.options.eps == 0 || index_ == nullptr) ? AttentionMode::kDense
@@ -50,6 +52,15 @@ class SequenceInLayer {
   }
   int64_t Element() const { return static_cast<int64_t>(kv_.k.element_size()); }
   Position End() const { return s_.rows.begin + static_cast<Position>(s_.rows.rows); }
+  float Eps() const {
+    return s_.options.mode == AttentionMode::kDense ? 0 : s_.options.eps;
+  }
+  float* PageShares() const {
+    if (!s_.compact) return nullptr;
+    const size_t size = layer_.shape.kv_heads * s_.rows.blocks.size();
+    s_.page_shares.resize(layer_.num_layers * size);
+    return &s_.page_shares[layer_.layer * size];
+  }
   kernels::DroppedPages* Dropped() const {
     return s_.state->dropped.empty() ? nullptr : &s_.state->dropped[layer_.layer];
   }
@@ -91,13 +102,16 @@ class SequenceInLayer {
     QUIRE_CHECK(index_ != nullptr);
     const int64_t far = kernels::WindowPage(End() - 1);
     kernels::IndexPages(kv_, s_.rows.blocks.subspan(1, far - 1), *index_, s_.stats.work);
-    kernels::RefinedAttention(q_, kv_, *index_, Part(first, s_.rows.rows - first),
-                              {.scale = layer_.scale,
-                               .eps = s_.options.eps,
-                               .tail = s_.options.tail,
-                               .layer = layer_.layer,
-                               .dropped = Dropped()},
-                              out_, s_.stats);
+    kernels::RefinedAttention(
+        q_, kv_, *index_, Part(first, s_.rows.rows - first),
+        {.scale = layer_.scale,
+         .eps = Eps(),
+         .tail = s_.options.tail,
+         .layer = layer_.layer,
+         .dropped = Dropped(),
+         .page_shares = PageShares(),
+         .page_shares_from = End() - static_cast<Position>(kCompactRows)},
+        out_, s_.stats);
     Audit(first);
   }
 
@@ -151,6 +165,41 @@ void CountAudits(SequenceAttention& s) {
 }
 
 }  // namespace
+
+std::vector<int32_t> PagesToDrop(const SequenceAttention& sequence, int64_t kv_heads,
+                                 float eps) {
+  const auto blocks = static_cast<int64_t>(sequence.rows.blocks.size());
+  const int64_t end = sequence.rows.begin + sequence.rows.rows;
+  const auto rows = static_cast<float>(std::min(kCompactRows, sequence.rows.rows));
+  const auto heads = static_cast<int64_t>(sequence.page_shares.size()) / blocks;
+  if (heads < kv_heads) return {};
+  std::vector<std::pair<float, int32_t>> pages;  // largest share over layers and heads
+  for (int64_t page = 1; page < kernels::WindowPage(end - 1); ++page) {
+    if (sequence.rows.blocks[page] == kNoBlock) continue;
+    float largest = 0;
+    for (int64_t h = 0; h < heads; ++h) {
+      largest = std::max(largest, sequence.page_shares[h * blocks + page]);
+    }
+    pages.emplace_back(largest, static_cast<int32_t>(page));
+  }
+  std::sort(pages.begin(), pages.end());
+  std::vector<float> gone(heads, 0.0f);
+  std::vector<int32_t> dropped;
+  for (const auto& [largest, page] : pages) {
+    bool fits = true;
+    for (int64_t h = 0; h < heads; ++h) {
+      const float share = sequence.page_shares[h * blocks + page] / rows;
+      fits = fits && gone[h] + share <= eps;
+    }
+    if (!fits) break;
+    for (int64_t h = 0; h < heads; ++h) {
+      gone[h] += sequence.page_shares[h * blocks + page] / rows;
+    }
+    dropped.push_back(page);
+  }
+  std::sort(dropped.begin(), dropped.end());
+  return dropped;
+}
 
 at::Tensor Attend(const at::Tensor& q, const kernels::PagedKv& kv,
                   kernels::PageIndex* index, const LayerAttention& layer,

@@ -26,10 +26,16 @@ struct SequenceAttention {
   SequenceState* state = nullptr;  // never null
   std::vector<int64_t> probed;     // of the rows, ascending: importance is wanted
   absl::Span<float> importance;    // [begin + rows], added to
+  bool compact = false;  // page_shares are wanted: the prompt's last rows are among these
 
   AttentionStats stats;
   std::vector<double> audit_errors;  // of the audited rows, mean over layers
+  // [layers, G, blocks] share of each far page in the attention of the last
+  // kCompactRows rows, summed over those rows.
+  std::vector<float> page_shares;
 };
+
+inline constexpr int64_t kCompactRows = 64;
 
 // Every position whose row is audited when it is read sparsely: one in kAuditEvery.
 inline constexpr int32_t kAuditEvery = 128;
@@ -43,6 +49,12 @@ struct LayerAttention {
   kernels::HeadShape shape;
   float scale = 1;
 };
+
+// Pages of the sequence that may go after a step with `compact`, ascending: in the order
+// of their shares, as long as the pages that go have, for every layer and key/value head,
+// at most `eps` of the attention of the last rows together.
+std::vector<int32_t> PagesToDrop(const SequenceAttention& sequence, int64_t kv_heads,
+                                 float eps);
 
 // Attention of one layer for all sequences of a step, each in its own mode; keys and
 // values of the rows are in the cache. q [G, T, R, D] -> [T, H D]. `index` may be null if

@@ -3,6 +3,7 @@
 
 #include "ATen/Parallel.h"
 #include "ATen/ops/empty.h"
+#include "ATen/ops/index_select.h"
 #include "c10/util/BFloat16.h"
 #include "core/base/check.h"
 #include "core/kernels/refined.h"
@@ -115,6 +116,19 @@ void IndexPages(const PagedKv& kv, absl::Span<const BlockId> pages, PageIndex& i
   work.statistics_macs += tasks * kPage * 3 * d;
   work.statistics_bytes +=
       tasks * kPage * (2 * d * static_cast<int64_t>(kv.k.element_size()) + d / 2);
+}
+
+DroppedPages MeansOf(const PageIndex& index, std::vector<int32_t> pages,
+                     absl::Span<const BlockId> blocks, at::ScalarType type) {
+  const auto n = static_cast<int64_t>(blocks.size());
+  at::Tensor ids = at::empty({n}, at::kLong);
+  for (int64_t i = 0; i < n; ++i) {
+    const auto block = static_cast<int64_t>(blocks[i]);
+    QUIRE_CHECK(index.built[block] != 0);
+    ids.data_ptr<int64_t>()[i] = block;
+  }
+  return {std::move(pages), at::index_select(index.key_means, 0, ids).to(type),
+          at::index_select(index.value_means, 0, ids).to(type)};
 }
 
 }  // namespace quire::kernels

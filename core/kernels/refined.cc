@@ -94,10 +94,14 @@ class Call {
     for (int64_t t = first; t < last; ++t) {
       starts[t] = DrawStart(options_.layer, head, s_.begin + t);
     }
-    const Recording recording = {this, head};
-    bf16::RefinedTokens(FastArgs(head, starts.data()), first, last, scratch, counts,
-                        {options_.record != nullptr ? &Record : nullptr,
-                         const_cast<Recording*>(&recording)});
+    Recording recording = {this, head};
+    bf16::RefinedArgs args = FastArgs(head, starts.data());
+    std::vector<float> shares = PageShares();
+    args.page_shares = shares.empty() ? nullptr : shares.data();
+    args.page_shares_from = options_.page_shares_from;
+    bf16::RefinedTokens(args, first, last, scratch, counts,
+                        {options_.record != nullptr ? &Record : nullptr, &recording});
+    AddPageShares(head, shares);
   }
 
   bf16::RefinedArgs FastArgs(int64_t head, const uint32_t* starts) const {
@@ -138,6 +142,7 @@ class Call {
   }
 
   void RunFloat(int64_t head, int64_t token, bf16::RefinedCounts& counts) {
+    std::vector<float> shares = PageShares();
     const FloatRefinedArgs args = {q_.const_data_ptr<float>() + QueryOffset(head),
                                    &kv_,
                                    &index_,
@@ -145,8 +150,21 @@ class Call {
                                    &options_,
                                    head,
                                    share(),
-                                   out_.data_ptr<float>() + OutOffset()};
+                                   out_.data_ptr<float>() + OutOffset(),
+                                   shares.empty() ? nullptr : shares.data()};
     RefinedTokenFloat(args, token, counts);
+    AddPageShares(head, shares);
+  }
+
+  // Room for one task's part of options_.page_shares, if that is wanted.
+  std::vector<float> PageShares() const {
+    return std::vector<float>(options_.page_shares != nullptr ? s_.blocks.size() : 0);
+  }
+  void AddPageShares(int64_t head, const std::vector<float>& shares) {
+    std::lock_guard lock(mutex_);
+    for (size_t i = 0; i < shares.size(); ++i) {
+      options_.page_shares[head * s_.blocks.size() + i] += shares[i];
+    }
   }
 
   struct Recording {

@@ -50,6 +50,10 @@ struct DroppedPages {
   at::Tensor keys, values;     // [pages, G, D] of the compute type
 };
 
+// The means of pages that are indexed; blocks[i] is page pages[i].
+DroppedPages MeansOf(const PageIndex& index, std::vector<int32_t> pages,
+                     absl::Span<const BlockId> blocks, at::ScalarType type);
+
 // For tests: what a row read.
 struct ReadColumn {
   int64_t head = 0;  // key/value head
@@ -65,6 +69,11 @@ struct RefinedOptions {
   TailEstimate tail = TailEstimate::kSampled;
   int32_t layer = 0;
   const DroppedPages* dropped = nullptr;
+  // Wanted for compact mode: [G, pages of the sequence], added to. The index's estimate
+  // of a page's share of a row's attention, the largest over the R query heads, summed
+  // over the rows at `page_shares_from` and after.
+  float* page_shares = nullptr;
+  Position page_shares_from = 0;
   std::vector<ReadColumn>* record = nullptr;  // far columns; only with one thread
 };
 

@@ -64,11 +64,13 @@ absl::Status CpuModelRunner::Check(const StepItem& item) const {
   }
   for (const BlockId block : item.blocks) {
     const auto id = static_cast<int32_t>(block);
-    if (block != kNoBlock && (id < 0 || id >= geometry_.num_blocks)) {
+    if (block == kNoBlock) continue;
+    if (id < 0 || id >= geometry_.num_blocks) {
       return absl::InvalidArgumentError(
           absl::StrCat("cache block ", id, " is not in [0, ", geometry_.num_blocks, ")"));
     }
   }
+  QUIRE_RETURN_IF_ERROR(CheckDropped(item));
   if (!item.targets.empty() && item.targets.size() != item.tokens.size()) {
     return absl::InvalidArgumentError(
         "step item's targets are not as many as its tokens");
@@ -83,10 +85,40 @@ absl::Status CpuModelRunner::Check(const StepItem& item) const {
   return absl::OkStatus();
 }
 
+// A block may be missing only where this runner dropped it.
+absl::Status CpuModelRunner::CheckDropped(const StepItem& item) const {
+  const auto state = states_.find(item.id);
+  const std::vector<int32_t> none;
+  const std::vector<int32_t>& dropped =
+      state == states_.end() || state->second.dropped.empty()
+          ? none
+          : state->second.dropped.front().pages;
+  for (size_t i = 0; i < item.blocks.size(); ++i) {
+    const bool gone =
+        std::binary_search(dropped.begin(), dropped.end(), static_cast<int32_t>(i));
+    if ((item.blocks[i] == kNoBlock) == (gone && item.begin > 0)) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "step item's cache block ", i,
+        gone ? " was dropped; it must be" : " is there; it must not be", " kNoBlock"));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<StepResult>> CpuModelRunner::Step(const StepInput& input) {
   for (const StepItem& item : input.items) QUIRE_RETURN_IF_ERROR(Check(item));
   for (const RequestId id : input.released) states_.erase(id);
-  // The only place where what ATen throws is caught.
+  absl::StatusOr<std::vector<StepResult>> results = ComputeOrError(input);
+  // Some layers are ahead of others then. Dropped pages are not lost by that: they are
+  // dropped when all is done.
+  if (!results.ok()) {
+    for (const StepItem& item : input.items) states_[item.id].faithful.clear();
+  }
+  return results;
+}
+
+// The only place where what ATen throws is caught.
+absl::StatusOr<std::vector<StepResult>> CpuModelRunner::ComputeOrError(
+    const StepInput& input) {
   try {
     const c10::InferenceMode inference;
     return input.items.empty() ? std::vector<StepResult>() : Compute(input);
@@ -113,7 +145,8 @@ std::vector<SequenceAttention> CpuModelRunner::Sequences(
     if (item.begin == 0) states_.erase(item.id);
     SequenceAttention s = {.rows = {first, rows, item.begin, item.blocks},
                            .options = item.attention,
-                           .state = &states_[item.id]};
+                           .state = &states_[item.id],
+                           .compact = item.attention.compact && item.last_chunk};
     if (item.importance) {
       AttentionProbe& probe = results[i].importance;
       s.probed = ProbedRows(item.begin, rows, item.last_chunk);
@@ -142,6 +175,7 @@ std::vector<StepResult> CpuModelRunner::Compute(const StepInput& input) {
   for (size_t i = 0; i < results.size(); ++i) {
     results[i].id = input.items[i].id;
     results[i].attention = sequences[i].stats;
+    if (sequences[i].compact) Compact(sequences[i], results[i]);
     for (float& x : results[i].importance.attention) {
       x /= static_cast<float>(decoder_->config().num_layers);
     }
@@ -151,6 +185,20 @@ std::vector<StepResult> CpuModelRunner::Compute(const StepInput& input) {
   }
   if (!last_rows.empty()) SampleRows(input, hidden, last_rows, results);
   return results;
+}
+
+void CpuModelRunner::Compact(SequenceAttention& sequence, StepResult& result) {
+  const ModelConfig& config = decoder_->config();
+  std::vector<int32_t> pages =
+      PagesToDrop(sequence, config.num_kv_heads, sequence.options.eps);
+  if (pages.empty()) return;
+  std::vector<BlockId> blocks;
+  for (const int32_t page : pages) blocks.push_back(sequence.rows.blocks[page]);
+  for (int32_t layer = 0; layer < config.num_layers; ++layer) {
+    sequence.state->dropped.push_back(kernels::MeansOf(
+        *cache_->index(layer), pages, blocks, cache_->layer(layer).k.scalar_type()));
+  }
+  result.dropped_blocks = std::move(pages);
 }
 
 void CpuModelRunner::ScoreTargets(const StepItem& item, const at::Tensor& hidden,

@@ -100,6 +100,8 @@ struct RefinedArgs {
   float log2_tau = 0;                     // -inf: every key is read
   const float* log2_counts = nullptr;     // [65] log2 n
   bool group_means = false;
+  float* page_shares = nullptr;  // [pages], or null; of rows from page_shares_from on
+  int64_t page_shares_from = 0;
   int64_t dropped = 0;
   const int32_t* dropped_pages = nullptr;
   const uint16_t* dropped_keys = nullptr;  // [dropped, G, D]

@@ -259,20 +259,42 @@ void ScorePages(const Task& t, RefinedCounts& counts) {
   }
 }
 
+// Sum of a row's shares, near and far, relative to its reference.
+float AllShares(const Task& t, int64_t row) {
+  const float far = _mm512_reduce_add_ps(_mm512_loadu_ps(t.w.sums + row * 16));
+  const __m512 change = _mm512_set1_ps(t.w.near.max[row] - t.w.reference[row]);
+  return far + t.w.near.total[row] * _mm512_cvtss_f32(Exp2(change));
+}
+
 // 128 log2 of the share's largest value over the rows, relative to tau, is the share's
 // bits plus this.
 int16_t BitsToChance(const Task& t, int64_t row) {
-  const float far = _mm512_reduce_add_ps(_mm512_loadu_ps(t.w.sums + row * 16));
-  const float near =
-      t.w.near.total[row] *
-      _mm512_cvtss_f32(Exp2(_mm512_set1_ps(t.w.near.max[row] - t.w.reference[row])));
-  const __m512 all = _mm512_set1_ps(far + near);
+  const __m512 all = _mm512_set1_ps(AllShares(t, row));
   // log2 by exponent and mantissa, linear as the shares themselves.
   const __m512 exponent = _mm512_getexp_ps(all);
   const __m512 mantissa = _mm512_getmant_ps(all, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_zero);
   const float log2 = _mm512_cvtss_f32(exponent) + _mm512_cvtss_f32(mantissa) - 1;
   const float x = -128 * (log2 + t.a.log2_tau) - kOne;
   return static_cast<int16_t>(x > 32767 ? 32767 : x < -32768 ? -32768 : x);
+}
+
+// Adds the pages' shares of token `row / R`.
+void AddPageShares(const Task& t, int64_t row) {
+  const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+  float inverse[kTaskRows];
+  for (int64_t r = 0; r < t.share(); ++r) inverse[r] = 1 / AllShares(t, row + r);
+  for (int64_t page = 1; page < t.end; ++page) {
+    float largest = 0;
+    for (int64_t r = 0; r < t.share(); ++r) {
+      const uint16_t* const shares = t.w.shares + ((row + r) * t.pages + page) * kPage;
+      __m512 sum = _mm512_setzero_ps();
+      for (int64_t i = 0; i < kPage; i += 32) {
+        sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(shares + i), ones);
+      }
+      largest = Larger(largest, inverse[r] * _mm512_reduce_add_ps(sum));
+    }
+    t.a.page_shares[page] += largest;
+  }
 }
 
 // log2 of one over the probability that a key with this chance was drawn: draws are
@@ -488,6 +510,10 @@ void RefinedTokens(const RefinedArgs& args, int64_t first, int64_t last, float* 
   counts.selection_cycles += static_cast<int64_t>(__rdtsc() - near_done);
   for (int64_t row = 0; row < t.rows(); row += a.share) {
     const uint64_t choosing = __rdtsc();
+    if (args.page_shares != nullptr &&
+        PositionOf(a, t.first + row) >= args.page_shares_from) {
+      AddPageShares(t, row);
+    }
     int64_t count = Choose(t, row);
     if (args.group_means) count = AddRests(t, count);
     count = AddDropped(t, count);

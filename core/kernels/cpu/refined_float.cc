@@ -98,6 +98,7 @@ class TokenAttention {
     const int64_t far = (window_ - 1) * kPage;
     std::vector<float> largest(far, 0.0f);
     for (int64_t r = 0; r < a_.share; ++r) AddShares(r, largest);
+    AddPageShares(page_largest_);
     const uint32_t start = DrawStart(a_.options->layer, a_.head, position_);
     const float tau = a_.options->eps * a_.options->eps;
     for (int64_t i = 0; i < far; ++i) {
@@ -121,7 +122,7 @@ class TokenAttention {
     return (0.5f - whole) / 128;
   }
 
-  void AddShares(int64_t r, std::vector<float>& largest) const {
+  void AddShares(int64_t r, std::vector<float>& largest) {
     const float near = LogSum(r, near_);
     std::vector<float> shares(largest.size(), 0.0f);
     double total = 1;
@@ -131,8 +132,21 @@ class TokenAttention {
       shares[i] = std::exp(std::min(80.0f, IndexScore(r, key) - near));
       total += shares[i];
     }
+    page_largest_.resize(window_, 0.0);
+    std::vector<double> pages(window_, 0.0);
     for (size_t i = 0; i < shares.size(); ++i) {
       largest[i] = std::max(largest[i], static_cast<float>(shares[i] / total));
+      pages[i / kPage + 1] += shares[i] / total;
+    }
+    for (int64_t page = 1; page < window_; ++page) {
+      page_largest_[page] = std::max(page_largest_[page], pages[page]);
+    }
+  }
+
+  void AddPageShares(const std::vector<double>& largest) const {
+    if (a_.page_shares == nullptr || position_ < a_.options->page_shares_from) return;
+    for (int64_t page = 1; page < window_; ++page) {
+      a_.page_shares[page] += static_cast<float>(largest[page]);
     }
   }
 
@@ -215,6 +229,7 @@ class TokenAttention {
   const int64_t token_, d_, position_, window_;
   std::vector<Column> near_, far_;
   std::vector<float> rests_;
+  std::vector<double> page_largest_;  // a page's share, the largest over the R heads
 };
 
 }  // namespace

@@ -18,7 +18,8 @@ struct FloatRefinedArgs {
   const RefinedOptions* options = nullptr;
   int64_t head = 0;
   int64_t share = 1;
-  float* out = nullptr;  // [T, H, D]
+  float* out = nullptr;          // [T, H, D]
+  float* page_shares = nullptr;  // [pages] of this head, or null
 };
 
 // Token `token` of the sequence's rows.

@@ -203,5 +203,79 @@ TEST(LoadRunnerTest, RefusesWhatCannotRun) {
             absl::StatusCode::kOk);
 }
 
+// Compact mode: what hardly matters goes, the rest goes on without it.
+class CompactTest : public ::testing::Test {
+ protected:
+  CompactTest()
+      : loaded_(
+            LoadRunner(OpenModelFiles(kSmall).value(), {.compute = ComputeType::kFloat32,
+                                                        .kv_cache_bytes = 64 << 20,
+                                                        .threads = 2})
+                .value()),
+        tokens_(Tokens(700, 8192)),
+        blocks_(Blocks(0, 12)) {}
+
+  StepItem Item(size_t begin, size_t count) {
+    StepItem item = {.id = RequestId{7},
+                     .begin = static_cast<Position>(begin),
+                     .tokens = absl::MakeSpan(tokens_).subspan(begin, count),
+                     .blocks = blocks_,
+                     .sample = true,
+                     .top_logprobs = 1};
+    item.attention.mode = AttentionMode::kRefined;
+    item.attention.eps = 0.3f;
+    item.attention.compact = true;
+    item.last_chunk = begin + count == 650;
+    return item;
+  }
+
+  LoadedRunner loaded_;
+  const std::vector<TokenId> tokens_;
+  std::vector<BlockId> blocks_;
+};
+
+TEST_F(CompactTest, DropsPagesAndGoesOn) {
+  EXPECT_TRUE(StepOrDie(loaded_, Item(0, 600)).dropped_blocks.empty());
+  const std::vector<int32_t> dropped = StepOrDie(loaded_, Item(600, 50)).dropped_blocks;
+  ASSERT_FALSE(dropped.empty());
+  for (const int32_t page : dropped) {
+    EXPECT_GE(page, 1);
+    EXPECT_LT(page, (649 - 128) / 64);
+    blocks_[page] = kNoBlock;
+  }
+  const StepResult next = StepOrDie(loaded_, Item(650, 1));
+  EXPECT_LT(next.sampled->logprob, 0);
+  EXPECT_EQ(next.attention.audits, 0);
+  // Not even a request that has fallen back to dense can read what is gone.
+  StepItem dense = Item(651, 1);
+  dense.attention.mode = AttentionMode::kDense;
+  EXPECT_LT(StepOrDie(loaded_, dense).sampled->logprob, 0);
+}
+
+TEST_F(CompactTest, RefusesBlocksThatAreMissingOrComeBack) {
+  StepOrDie(loaded_, Item(0, 600));
+  blocks_[2] = kNoBlock;
+  absl::Status status = loaded_.runner->Step({.items = {Item(600, 50)}}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("cache block 2 is there"));
+  blocks_[2] = BlockId{2};
+  const StepResult result = StepOrDie(loaded_, Item(600, 50));
+  ASSERT_FALSE(result.dropped_blocks.empty());
+  status = loaded_.runner->Step({.items = {Item(650, 1)}}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("was dropped"));
+}
+
+TEST(SparseRunnerTest, NeedsBlocksOfAGroup) {
+  LoadedRunner loaded = LoadOrDie(kTiny, ComputeType::kFloat32);  // blocks of 16
+  const std::vector<TokenId> tokens = Tokens(4, 32);
+  const std::vector<BlockId> blocks = Blocks(0, 1);
+  StepItem item = {.tokens = tokens, .blocks = blocks};
+  item.attention.mode = AttentionMode::kRefined;
+  const absl::Status status = loaded.runner->Step({.items = {item}}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("cache blocks of 64 tokens"));
+}
+
 }  // namespace
 }  // namespace quire

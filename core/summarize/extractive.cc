@@ -6,6 +6,7 @@
 
 #include "absl/types/span.h"
 #include "core/base/status_macros.h"
+#include "core/engine/request_limits.h"
 #include "core/scoring/text_scorer.h"
 #include "core/summarize/pass_progress.h"
 #include "core/summarize/sentence_selection.h"
@@ -105,6 +106,7 @@ absl::StatusOr<SummaryResult> SummarizeExtractive(const SummaryJob& job) {
   const TextScoreOptions score{.importance = true,
                                .attention = job.options.attention,
                                .deadline = job.options.deadline};
+  QUIRE_RETURN_IF_ERROR(CheckFaithfulText(score.attention, tokens, context));
   const int32_t windows = CountScoreWindows(tokens, context, score.overlap_tokens);
   QUIRE_RETURN_IF_ERROR(job.observer.OnPlan({.strategy = SummaryStrategy::kExtractive,
                                              .document_tokens = tokens,

@@ -122,10 +122,13 @@ std::string WhyDense(const AttentionOptions& asked) {
     return absl::StrCat(kAll, "the text is no longer than what is kept as it is");
   }
   if (asked.eps == 0) return absl::StrCat(kAll, "eps is 0");
-  return absl::StrCat(kAll, "no token sees ", asked.SparseFrom(), " tokens, ",
-                      asked.min_sparse_tokens < 0 && asked.mode == AttentionMode::kRefined
-                          ? "the first and the last ones that are always read"
-                          : "min_sparse_tokens");
+  constexpr int32_t kAlwaysRead = kSinkTokens + kWindowTokens;
+  if (asked.SparseFrom() == kAlwaysRead + 1) {
+    return absl::StrCat(kAll, "there are no more than the ", kAlwaysRead,
+                        " first and last ones that always are");
+  }
+  return absl::StrCat(kAll, "none sees as many as min_sparse_tokens, ",
+                      asked.SparseFrom());
 }
 
 std::string NoteOf(const AttentionReceipt& receipt, const AttentionStats& all,

@@ -73,6 +73,28 @@ TEST(ConfigTest, FlagsWinOverEnvironmentOverFileOverDefaults) {
   EXPECT_THAT(command->options.model, ElementsAre("f"));
 }
 
+TEST(ConfigTest, AttentionOfRequestsThatSayNothing) {
+  const AttentionOptions unset = Parse({"--model", "a"})->options.attention();
+  EXPECT_EQ(unset.mode, AttentionMode::kAuto);
+  EXPECT_EQ(unset.eps, AttentionOptions().eps);
+  EXPECT_EQ(unset.max_error, 1.0f);
+  EXPECT_EQ(unset.min_sparse_tokens, -1);
+  const ConfigFile file(R"({"model": "f", "attention_mode": "refined",
+                            "attention_eps": 0.25, "attention_min_sparse_tokens": 500})");
+  const AttentionOptions set = Parse({"--config", file.path(), "--attention-eps", "0.5"},
+                                     {{"QUIRE_ATTENTION_MAX_ERROR", "0.125"}})
+                                   ->options.attention();
+  EXPECT_EQ(set.mode, AttentionMode::kRefined);
+  EXPECT_EQ(set.eps, 0.5f);
+  EXPECT_EQ(set.max_error, 0.125f);
+  EXPECT_EQ(set.min_sparse_tokens, 500);
+  for (const auto& [name, mode] : std::map<std::string, AttentionMode>{
+           {"dense", AttentionMode::kDense}, {"faithful", AttentionMode::kFaithful}}) {
+    EXPECT_EQ(Parse({"--model", "a", "--attention-mode", name})->options.attention().mode,
+              mode);
+  }
+}
+
 TEST(ConfigTest, ModelsComeFromRepeatedFlagsAListOrAPath) {
   EXPECT_THAT(Parse({"--model", "a", "--model", "b"})->options.model,
               ElementsAre("a", "b"));
@@ -130,6 +152,16 @@ TEST(ConfigTest, WrongValuesAreNamedWithTheirLimit) {
        "chunk_tokens is given more than once (--chunk-tokens); it must be given once"},
       {{"--compute", "int8"},
        "compute is 'int8'; it must be one of auto, float32, bfloat16"},
+      {{"--attention-mode", "sparse"},
+       "attention_mode is 'sparse'; it must be one of auto, dense, faithful, refined"},
+      {{"--attention-eps", "1.5"},
+       "attention_eps is 1.5 (--attention-eps); it must be in [0, 1]"},
+      {{"--attention-max-error", "nan"},
+       "attention_max_error is \"nan\" (--attention-max-error); it must be a number in "
+       "[0, 1]"},
+      {{"--attention-min-sparse-tokens", "-2"},
+       "attention_min_sparse_tokens is -2 (--attention-min-sparse-tokens); it must be in "
+       "[-1, 2147483647]"},
       {{"--log-format", "xml"}, "log_format is 'xml'; it must be one of json, text"},
       {{"--listen", "localhost"},
        "listen is 'localhost'; it must be host:port with a port in [0, 65535]"},

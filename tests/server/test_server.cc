@@ -64,7 +64,8 @@ std::unique_ptr<ServedModel> MakeModel(const TestServerOptions& options, FakeMod
   auto engine = Engine::Start({.kv = kv,
                                .model = {kTestVocabulary, options.context_tokens},
                                .chunk_tokens = options.chunk_tokens,
-                               .max_waiting = options.calls.max_waiting + 1},
+                               .max_waiting = options.calls.max_waiting + 1,
+                               .block_bytes = kTestBlockBytes},
                               fake.MakeRunner(), &observer, SystemClock());
   QUIRE_CHECK(engine.ok());
   model->text.engine = *std::move(engine);

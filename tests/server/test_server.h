@@ -77,6 +77,7 @@ class TestServer {
 };
 
 constexpr int32_t kTestVocabulary = 8192;
+constexpr int64_t kTestBlockBytes = 1000;
 
 // Everything a stream sent, and how it ended.
 template <typename Response>

@@ -34,11 +34,11 @@ void Mean(const T* rows, int64_t d, float* mean) {
   for (int64_t i = 0; i < d; ++i) mean[i] /= kPage;
 }
 
-// Codes -8 .. 7, moved to 0 .. 15.
+// Codes -7 .. 7, moved to 1 .. 15.
 template <typename T>
 void Quantize(const PageView<T>& page) {
   const int64_t d = page.d;
-  std::fill(page.codes, page.codes + kPage * d / 2, uint8_t{0});
+  std::vector<uint8_t> row(d);
   for (int64_t j = 0; j < kPage; ++j) {
     const T* const key = page.k + j * d;
     float high = 0;
@@ -51,10 +51,11 @@ void Quantize(const PageView<T>& page) {
     page.scales[j] = scale;
     for (int64_t i = 0; i < d; ++i) {
       const float x = (static_cast<float>(key[i]) - page.key_mean[i]) * inverse;
-      const int code = static_cast<int>(std::clamp(std::nearbyint(x), -8.0f, 7.0f)) + 8;
-      const int64_t low = i % (d / 2);
-      uint8_t& byte = page.codes[((low / 4 * 4 + j / 16) * 16 + j % 16) * 4 + low % 4];
-      byte = static_cast<uint8_t>(byte | (i < d / 2 ? code : code << 4));
+      row[i] = static_cast<uint8_t>(std::nearbyint(x) + 8);
+    }
+    for (int64_t i = 0; i < d / 2; ++i) {
+      page.codes[((i / 4 * 4 + j / 16) * 16 + j % 16) * 4 + i % 4] =
+          static_cast<uint8_t>(row[i] | row[i + d / 2] << 4);
     }
   }
 }

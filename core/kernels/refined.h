@@ -25,7 +25,7 @@ namespace quire::kernels {
 // One layer's groups: every page of kGroupTokens keys is one. A page is written down
 // once, when it is complete, and lives until its block gets a new first token.
 struct PageIndex {
-  // Key j of a page is approximately mean + scale_j * (code_j - 8), code_j in [0, 16) for
+  // Key j of a page is approximately mean + scale_j * (code_j - 8), code_j in [1, 16) for
   // each channel. Bytes of a page: [D/8][4][16][4]; byte (c, v, k, i) holds channel
   // 4 c + i of key 16 v + k in its low half and channel 4 c + i + D/2 in its high half.
   at::Tensor codes;            // [num_blocks, G, kGroupTokens D / 2] uint8

@@ -23,6 +23,8 @@ struct Work {
   float* sums;         // [rows][16] partial sums of the shares
   uint16_t* shares;    // [rows][pages * 64]: a page's keys in the order 0 16 1 17 ...
   float* certain;      // [rows] what was read for certain
+  int32_t* keys;       // [64 * pages + 16] chosen
+  int32_t* chances;    // of the same
   FarColumn* columns;  // [64 * pages + dropped]
   Bf16* means;         // [pages][2][D]
   Bf16* panels;        // [D][64]: a panel of keys or means
@@ -57,6 +59,8 @@ Work Lay(Carver& carver, int64_t pages, int64_t d) {
   w.sums = carver.Take<float>(rows * 16);
   w.shares = carver.Take<uint16_t>(rows * pages * kPage);
   w.certain = carver.Take<float>(rows);
+  w.keys = carver.Take<int32_t>(pages * kPage + 16);
+  w.chances = carver.Take<int32_t>(pages * kPage + 16);
   w.columns = carver.Take<FarColumn>(pages * (kPage + 1));
   w.means = carver.Take<Bf16>(pages * 2 * d);
   w.panels = carver.Take<Bf16>(kPanel * d);
@@ -307,9 +311,53 @@ void Prefetch(const Bf16* row, int64_t d) {
   for (int64_t i = 0; i < d; i += 32) _mm_prefetch(row + i, _MM_HINT_T0);
 }
 
+// The chosen keys as columns, on their way to the cache.
+int64_t ListColumns(const Task& t, int64_t count) {
+  const int64_t d = t.d();
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t key = t.w.keys[i];
+    const int64_t at = (t.Slot(key / kPage) * kPage + key % kPage) * d;
+    t.w.columns[i] = {t.a.base.k + at, t.a.base.v + at, Log2Weight(t.w.chances[i]),
+                      static_cast<int32_t>(key), false};
+    Prefetch(t.a.base.k + at, d);
+    Prefetch(t.a.base.v + at, d);
+  }
+  return count;
+}
+
+// Where Choose writes: keys and their chances, one after the other.
+struct Chosen {
+  int32_t* keys;
+  int32_t* chances;
+  int64_t count = 0;
+
+  // Of keys [first, first + 32), of which lane i of 16 holds key i in its low half and
+  // key i + 16 in its high half, those that beat their draw.
+  void Add(int64_t first, __m512i chance, __m512i draw) {
+    const __m512i lanes =
+        _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const auto low = [](__m512i x) {
+      return _mm512_srai_epi32(_mm512_slli_epi32(x, 16), 16);
+    };
+    const auto high = [](__m512i x) { return _mm512_srai_epi32(x, 16); };
+    const __m512i key =
+        _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int>(first)));
+    AddLanes(key, low(chance), low(draw));
+    AddLanes(_mm512_add_epi32(key, _mm512_set1_epi32(16)), high(chance), high(draw));
+  }
+
+ private:
+  void AddLanes(__m512i key, __m512i chance, __m512i draw) {
+    const __mmask16 wins = _mm512_cmpgt_epi32_mask(chance, draw);
+    _mm512_storeu_si512(keys + count, _mm512_maskz_compress_epi32(wins, key));
+    _mm512_storeu_si512(chances + count, _mm512_maskz_compress_epi32(wins, chance));
+    count += __builtin_popcount(wins);
+  }
+};
+
 // The far tokens that token `row / R` reads; returns how many.
 int64_t Choose(const Task& t, int64_t row) {
-  const int64_t share = t.share(), d = t.d(), step = t.pages * kPage;
+  const int64_t share = t.share(), step = t.pages * kPage;
   __m512i add[kTaskRows];
   for (int64_t r = 0; r < share; ++r) {
     add[r] = _mm512_set1_epi16(BitsToChance(t, row + r));
@@ -318,10 +366,7 @@ int64_t Choose(const Task& t, int64_t row) {
   const int16_t* const draws = t.a.draws;
   const bool sampled = !t.a.group_means;
   const uint16_t* const shares = t.w.shares + row * step;
-  const Bf16* const k = t.a.base.k;
-  const Bf16* const v = t.a.base.v;
-  FarColumn* const columns = t.w.columns;
-  int64_t count = 0;
+  Chosen chosen = {t.w.keys, t.w.chances};
   for (int64_t i = kPage; i < t.end * kPage; i += 32) {
     __m512i chance = _mm512_adds_epi16(_mm512_loadu_si512(shares + i), add[0]);
     for (int64_t r = 1; r < share; ++r) {
@@ -330,22 +375,10 @@ int64_t Choose(const Task& t, int64_t row) {
     }
     const __m512i draw = sampled ? _mm512_loadu_si512(draws + (start + i) % kRefinedDraws)
                                  : _mm512_setzero_si512();
-    __mmask32 chosen = _mm512_cmpgt_epi16_mask(chance, draw);
-    if (chosen == 0 || t.Block(i / kPage) < 0) continue;
-    alignas(64) int16_t chances[32];
-    _mm512_store_si512(chances, chance);
-    const int64_t first = (t.Slot(i / kPage) * kPage + i % kPage) * d;
-    for (; chosen != 0; chosen &= chosen - 1) {
-      const int bit = __builtin_ctz(chosen);
-      const int64_t key = bit / 2 + 16 * (bit % 2);
-      const int64_t at = first + key * d;
-      columns[count++] = {k + at, v + at, Log2Weight(chances[bit]),
-                          static_cast<int32_t>(i + key), false};
-      Prefetch(k + at, d);
-      Prefetch(v + at, d);
-    }
+    if (_mm512_cmpgt_epi16_mask(chance, draw) == 0) continue;
+    if (t.Block(i / kPage) >= 0) chosen.Add(i, chance, draw);
   }
-  return count;
+  return ListColumns(t, chosen.count);
 }
 
 // What is left of each page after the chosen columns, which are in order, as one column.

@@ -44,22 +44,39 @@ absl::StatusOr<std::unique_ptr<Session>> Session::Load(const ModelFiles& files,
   QUIRE_ASSIGN_OR_RETURN(session->decoder_,
                          Decoder::Load(files.config, *files.weights, session->type_));
   session->cache_ = std::make_unique<KvCache>(files.config, geometry, session->type_);
-  for (int32_t i = 0; i < geometry.num_blocks; ++i) {
-    session->blocks_.push_back(BlockId{i});
-  }
+  session->blocks_.resize(geometry.num_blocks);
   return session;
 }
 
-at::Tensor Session::Step(absl::Span<const TokenId> tokens, Position begin, bool prompt,
-                         AttentionControl& control) {
+at::Tensor Session::Step(absl::Span<const TokenId> tokens, Position begin,
+                         int64_t prefill, AttentionControl& control) {
+  const auto rows = static_cast<int64_t>(tokens.size());
   SequenceAttention sequence = {
-      .rows = {0, static_cast<int64_t>(tokens.size()), begin, blocks_},
+      .rows = {0, rows, begin, blocks_},
       .options = control.options(),
-      .state = &state_};
+      .state = &state_,
+      .compact = control.options().compact && begin + rows == prefill};
   const at::Tensor hidden =
       decoder_->Forward(tokens, absl::MakeSpan(&sequence, 1), *cache_);
-  control.Add(sequence.stats, prompt);
+  control.Add(sequence.stats, begin < prefill);
+  if (sequence.compact) Drop(sequence, control);
   return hidden;
+}
+
+// What the runner and the engine do in compact mode when a prompt has been read.
+void Session::Drop(const SequenceAttention& sequence, AttentionControl& control) {
+  const std::vector<int32_t> pages =
+      PagesToDrop(sequence, config_.num_kv_heads, sequence.options.eps);
+  if (pages.empty()) return;
+  std::vector<BlockId> dropped;
+  for (const int32_t page : pages) {
+    dropped.push_back(std::exchange(blocks_[page], kNoBlock));
+  }
+  for (int32_t layer = 0; layer < config_.num_layers; ++layer) {
+    state_.dropped.push_back(
+        kernels::MeansOf(*cache_->index(layer), pages, dropped, type_));
+  }
+  control.AddDropped(KvBytes(static_cast<int64_t>(pages.size()) * kGroupTokens));
 }
 
 void Session::Score(absl::Span<const TokenId> next, const at::Tensor& hidden,
@@ -86,6 +103,9 @@ Reading Session::Read(absl::Span<const TokenId> tokens, int64_t prefill, int64_t
   reading.hidden = at::empty({size, config_.hidden_size}, at::kFloat);
   AttentionControl control(options);
   state_ = {};
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    blocks_[i] = BlockId{static_cast<int32_t>(i)};
+  }
   for (int64_t begin = 0; begin < size;) {
     const bool prompt = begin < prefill;
     const int64_t most = !prompt ? 1 : whole ? prefill : chunk;
@@ -94,7 +114,7 @@ Reading Session::Read(absl::Span<const TokenId> tokens, int64_t prefill, int64_t
     {
       Stopwatch watch(prompt ? reading.prefill_seconds : reading.decode_seconds);
       hidden = Step(tokens.subspan(begin, end - begin), static_cast<Position>(begin),
-                    prompt, control);
+                    prefill, control);
     }
     reading.hidden.narrow(0, begin, end - begin).copy_(hidden);
     {

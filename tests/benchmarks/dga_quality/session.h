@@ -46,8 +46,9 @@ class Session {
 
  private:
   Session() = default;
-  at::Tensor Step(absl::Span<const TokenId> tokens, Position begin, bool prompt,
+  at::Tensor Step(absl::Span<const TokenId> tokens, Position begin, int64_t prefill,
                   AttentionControl& control);
+  void Drop(const SequenceAttention& sequence, AttentionControl& control);
   void Score(absl::Span<const TokenId> next, const at::Tensor& hidden,
              std::vector<float>& logprobs) const;
 
@@ -55,7 +56,7 @@ class Session {
   at::ScalarType type_ = at::kFloat;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<KvCache> cache_;
-  std::vector<BlockId> blocks_;
+  std::vector<BlockId> blocks_;  // kNoBlock: dropped
   SequenceState state_;
 };
 

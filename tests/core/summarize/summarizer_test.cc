@@ -255,6 +255,30 @@ TEST_F(ExtractiveTest, WhatTheModelLearntDecides) {
             "The king Zorg came here. The king Zorg came here. The king Zorg came here.");
 }
 
+// All words cost the same; those of the second sentence are looked back at more.
+TEST_F(ExtractiveTest, ImportanceDecidesBetweenEquals) {
+  const Tokenizer tokenizer = std::move(TextModel::FromFiles(files_)->tokenizer);
+  fake_.set_logprob([](absl::Span<const TokenId>, TokenId) { return -1.0f; });
+  std::multimap<double, std::string> words;
+  for (const char* word :
+       {" man", " house", " day", " night", " hand", " time", " head", " room", " door",
+        " water", " wind", " light", " face", " road", " wall", " fire"}) {
+    const std::vector<TokenId> ids = tokenizer.Encode(word, false, false).value();
+    if (ids.size() == 1) words.emplace(FakeWeight(ids[0]), word);
+  }
+  ASSERT_GE(words.size(), 12u);
+  std::string first = "The", second = "The";
+  auto light = words.begin();
+  auto heavy = words.rbegin();
+  for (int i = 0; i < 6; ++i) {
+    first += (light++)->second;
+    second += (heavy++)->second;
+  }
+  options_.target_words = 10;  // there is room for one
+  ASSERT_TRUE(Run(Model(4000), first + ". " + second + ".", options_).ok());
+  EXPECT_EQ(recorder_.text(), second + ".");
+}
+
 TEST_F(ExtractiveTest, ImpossibleTokensDoNotSpoilTheScores) {
   fake_.set_logprob([](absl::Span<const TokenId> prefix, TokenId) {
     return prefix.size() % 3 == 0 ? -std::numeric_limits<float>::infinity() : -1.0f;

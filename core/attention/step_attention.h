@@ -38,7 +38,7 @@ struct SequenceAttention {
 inline constexpr int64_t kCompactRows = 64;
 
 // Every position whose row is audited when it is read sparsely: one in kAuditEvery.
-inline constexpr int32_t kAuditEvery = 128;
+inline constexpr int32_t kAuditEvery = 256;
 constexpr bool IsAudited(Position position) {
   return position % kAuditEvery == kAuditEvery - 1;
 }

@@ -67,11 +67,11 @@ TEST_F(StepAttentionTest, ShortTextsAndNoErrorAreDense) {
   EXPECT_TRUE(at::equal(Run(0, 700, Mode(AttentionMode::kAuto)), Dense(0, 700)));
 }
 
-TEST_F(StepAttentionTest, AuditsAreTheTrueErrorOfEvery128thRow) {
+TEST_F(StepAttentionTest, AuditsAreTheTrueErrorOfEvery256thRow) {
   const AttentionOptions options = Mode(AttentionMode::kRefined);
   const at::Tensor out = Run(0, 700, options), dense = Dense(0, 700);
   double sum = 0, largest = 0, macs = 0;
-  for (const int64_t row : {255, 383, 511, 639}) {
+  for (const int64_t row : {255, 511}) {
     const double error =
         ((out[row] - dense[row]).norm() / dense[row].norm()).item<double>();
     EXPECT_GT(error, 0);
@@ -79,7 +79,7 @@ TEST_F(StepAttentionTest, AuditsAreTheTrueErrorOfEvery128thRow) {
     largest = std::max(largest, error);
     macs += static_cast<double>(row + 1) * 4 * 2 * 16;
   }
-  EXPECT_EQ(s_.stats.audits, 4);
+  EXPECT_EQ(s_.stats.audits, 2);
   EXPECT_NEAR(s_.stats.audit_error, sum, 1e-3 * sum);
   EXPECT_NEAR(s_.stats.max_audit_error, largest, 1e-3 * largest);
   EXPECT_EQ(static_cast<double>(s_.stats.work.audit_macs), macs);

@@ -81,6 +81,7 @@ void AddSummarize(CLI::App& app, SummarizeFlags& flags) {
                     "Print where in the document it comes from");
   AddMaxTokens(*command, flags.max_tokens);
   AddSampling(*command, flags.sampling);
+  AddAttention(*command, flags.attention);
   SetFooter(*command, kSummarizeExamples);
 }
 
@@ -92,6 +93,7 @@ void AddAsk(CLI::App& app, SummarizeFlags& flags) {
       ->required();
   AddMaxTokens(*command, flags.max_tokens);
   AddSampling(*command, flags.sampling);
+  AddAttention(*command, flags.attention);
   SetFooter(*command, kAskExamples);
 }
 
@@ -117,6 +119,7 @@ void AddGenerate(CLI::App& app, GenerateFlags& flags) {
                       "With --json: also the n most probable, 1 to 20");
   AddMaxTokens(*command, flags.max_tokens);
   AddSampling(*command, flags.sampling);
+  AddAttention(*command, flags.attention);
   SetFooter(*command, kGenerateExamples);
 }
 
@@ -134,6 +137,10 @@ void AddScore(CLI::App& app, ScoreFlags& flags) {
                       "Sums over spans of bytes: a line \"BEGIN END\" each");
   command->add_option("--overlap", flags.overlap,
                       "Tokens of context that windows share, if the text needs several");
+  command->add_flag("--importance", flags.importance,
+                    "The sentences that are attended to most; with --json: all, and the "
+                    "tokens");
+  AddAttention(*command, flags.attention);
   SetFooter(*command, kScoreExamples);
 }
 

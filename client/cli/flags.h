@@ -6,6 +6,7 @@
 #include <variant>
 #include <vector>
 
+#include "client/cli/attention_flags.h"
 #include "quire/v1/inference.pb.h"
 
 namespace quire::cli {
@@ -47,6 +48,7 @@ struct SummarizeFlags {  // and `ask`
   std::optional<int32_t> max_tokens;
   bool sources = false;
   SamplingFlags sampling;
+  AttentionFlags attention;
 };
 
 struct GenerateFlags {
@@ -61,6 +63,7 @@ struct GenerateFlags {
   bool logprobs = false;
   int32_t top_logprobs = 0;  // more than 0 implies logprobs
   SamplingFlags sampling;
+  AttentionFlags attention;
 };
 
 struct ScoreFlags {
@@ -70,6 +73,8 @@ struct ScoreFlags {
   bool ranks = false;  // this and the next imply per_token
   int32_t top = 0;
   std::optional<int32_t> overlap;
+  bool importance = false;
+  AttentionFlags attention;
 };
 
 struct TokensFlags {

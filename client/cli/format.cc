@@ -57,6 +57,12 @@ std::string Countdown(double seconds) {
   return absl::StrFormat("%dh%02dm", whole / 3600, whole / 60 % 60);
 }
 
+std::string Percent(double share) {
+  const double percent = 100 * share;
+  return std::abs(percent) >= 1 || percent == 0 ? absl::StrFormat("%.1f %%", percent)
+                                                : absl::StrFormat("%.2g %%", percent);
+}
+
 std::string Bytes(int64_t bytes) {
   const double value = static_cast<double>(bytes);
   if (value < 1e6) return Scaled(value / 1e3, " kB");

@@ -18,6 +18,8 @@ std::string Rate(double number);
 std::string Seconds(double seconds);
 // Shorter, for the progress line: "2s", "3m05s", "1h02m".
 std::string Countdown(double seconds);
+// A share: "61.3 %", "6.1 %", "0.061 %".
+std::string Percent(double share);
 // "269 MB", "1.4 GB", powers of ten.
 std::string Bytes(int64_t bytes);
 // "134.5M", "1.5B".

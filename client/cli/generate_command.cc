@@ -29,6 +29,7 @@ v1::GenerateRequest MakeRequest(const Session& session, const GenerateFlags& fla
     request.mutable_input()->set_text(std::move(text));
   }
   *request.mutable_sampling() = flags.sampling.ToProto();
+  *request.mutable_attention() = flags.attention.ToProto();
   if (flags.max_tokens) request.set_max_new_tokens(*flags.max_tokens);
   *request.mutable_stop() = {flags.stop.begin(), flags.stop.end()};
   *request.mutable_stop_token_ids() = {flags.stop_token_ids.begin(),
@@ -74,6 +75,7 @@ class AnswerView {
     json["seed"] = final_->seed();
     json["usage"] = ToJson(final_->usage());
     json["timings"] = ToJson(final_->timings());
+    if (final_->has_receipt()) json["receipt"] = ToJson(final_->receipt());
     return json;
   }
 

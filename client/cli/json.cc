@@ -13,6 +13,23 @@ std::string WithoutPrefix(const std::string& name, size_t prefix) {
   return name.size() > prefix ? name.substr(prefix) : "UNKNOWN";
 }
 
+Json WorkToJson(const v1::AttentionWork& work) {
+  return {{"attention_macs", work.attention_macs()},
+          {"selection_macs", work.selection_macs()},
+          {"statistics_macs", work.statistics_macs()},
+          {"audit_macs", work.audit_macs()},
+          {"dense_macs", work.dense_macs()},
+          {"attention_bytes", work.attention_bytes()},
+          {"selection_bytes", work.selection_bytes()},
+          {"statistics_bytes", work.statistics_bytes()},
+          {"audit_bytes", work.audit_bytes()},
+          {"dense_bytes", work.dense_bytes()},
+          {"columns", work.columns()},
+          {"dense_columns", work.dense_columns()},
+          {"seconds", work.seconds()},
+          {"selection_seconds", work.selection_seconds()}};
+}
+
 }  // namespace
 
 Json Number(float value) {
@@ -41,6 +58,29 @@ Json ToJson(const v1::Timings& timings) {
   if (timings.has_time_to_first_token_seconds()) {
     json["time_to_first_token_seconds"] = timings.time_to_first_token_seconds();
   }
+  return json;
+}
+
+Json ToJson(const v1::Receipt& receipt) {
+  Json json = {{"mode", Name(receipt.mode())},
+               {"eps", Number(receipt.eps())},
+               {"eps_lowered", receipt.eps_lowered()},
+               {"fell_back", receipt.fell_back()},
+               {"note", receipt.note()},
+               {"prefill", WorkToJson(receipt.prefill())},
+               {"decode", WorkToJson(receipt.decode())}};
+  if (receipt.has_density()) json["density"] = receipt.density();
+  if (receipt.has_saved_macs_share()) {
+    json["saved_macs_share"] = receipt.saved_macs_share();
+  }
+  if (receipt.has_coverage()) json["coverage"] = receipt.coverage();
+  if (receipt.has_tail_risk()) json["tail_risk"] = receipt.tail_risk();
+  json["audited_tokens"] = receipt.audited_tokens();
+  if (receipt.has_audited_error()) json["audited_error"] = receipt.audited_error();
+  if (receipt.has_max_audited_error()) {
+    json["max_audited_error"] = receipt.max_audited_error();
+  }
+  json["kv_bytes_dropped"] = receipt.kv_bytes_dropped();
   return json;
 }
 
@@ -87,6 +127,10 @@ std::string Name(v1::FinishReason reason) {
 std::string Name(v1::SummaryStrategy strategy) {
   return WithoutPrefix(v1::SummaryStrategy_Name(strategy),
                        sizeof("SUMMARY_STRATEGY_") - 1);
+}
+
+std::string Name(v1::AttentionMode mode) {
+  return WithoutPrefix(v1::AttentionMode_Name(mode), sizeof("ATTENTION_MODE_") - 1);
 }
 
 Json ErrorToJson(const absl::Status& error) {

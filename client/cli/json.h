@@ -16,6 +16,8 @@ using Json = nlohmann::ordered_json;
 Json ToJson(const v1::Usage& usage);
 Json ToJson(const v1::Timings& timings);
 Json ToJson(const v1::ByteSpan& span);
+// Without what is unset.
+Json ToJson(const v1::Receipt& receipt);
 Json ToJson(const v1::TokenLogprob& token);
 Json ToJson(const v1::GeneratedToken& token);
 Json ToJson(const v1::SpanScore& score);
@@ -23,6 +25,7 @@ Json ToJson(const v1::Model& model);
 // "EOS", "EXTRACTIVE": without the enum's own prefix.
 std::string Name(v1::FinishReason reason);
 std::string Name(v1::SummaryStrategy strategy);
+std::string Name(v1::AttentionMode mode);
 // {"code", "message", and what the server said beside it}.
 Json ErrorToJson(const absl::Status& error);
 

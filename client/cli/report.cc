@@ -1,18 +1,45 @@
 #include "client/cli/report.h"
 
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cli/format.h"
+#include "client/cli/json.h"
+#include "client/cli/utf8.h"
 #include "client/error_details.h"
 
 namespace quire::cli {
 namespace {
 
+constexpr size_t kQuoteBytes = 60;
+
 // " (1,234/s)", or nothing where there is nothing to divide.
 std::string AtRate(int64_t tokens, double seconds) {
   if (tokens <= 0 || seconds <= 0) return "";
   return absl::StrCat(" (", Rate(static_cast<double>(tokens) / seconds), "/s)");
+}
+
+// "refined"; what a newer server may say is "sparse".
+std::string ModeWord(v1::AttentionMode mode) {
+  const std::string name = Name(mode);
+  return name == "UNKNOWN" ? "sparse" : absl::AsciiStrToLower(name);
+}
+
+std::string WorkAgainstDense(const v1::Receipt& receipt) {
+  const double executed = 1 - receipt.saved_macs_share();
+  if (executed <= 0) return "no multiply-adds";
+  return executed <= 1 ? absl::StrFormat("%.1fx fewer multiply-adds", 1 / executed)
+                       : absl::StrFormat("%.1fx more multiply-adds", executed);
+}
+
+std::string ErrorOf(const v1::Receipt& receipt) {
+  if (receipt.has_audited_error()) {
+    return absl::StrCat(", error ", Percent(receipt.audited_error()), " (audited)");
+  }
+  return absl::StrCat(", expected error ", Percent(receipt.tail_risk()));
 }
 
 std::string Headline(const absl::Status& error, const GlobalFlags& flags) {
@@ -53,6 +80,43 @@ std::string Figures(const v1::Usage& usage, const v1::Timings& timings) {
     absl::StrAppend(&line, ", waited ", Seconds(timings.queue_seconds()));
   }
   return absl::StrCat(line, ", total ", Seconds(timings.total_seconds()));
+}
+
+std::string ReceiptLines(const v1::Receipt& receipt) {
+  if (!receipt.has_density()) return "";
+  std::string lines = absl::StrCat("attention: ", ModeWord(receipt.mode()));
+  if (receipt.has_coverage()) {
+    absl::StrAppend(&lines, ", ", Percent(receipt.density()), " of the keys read, ",
+                    WorkAgainstDense(receipt), ErrorOf(receipt));
+  }
+  if (receipt.kv_bytes_dropped() > 0) {
+    absl::StrAppend(&lines, ", gave back ", Bytes(receipt.kv_bytes_dropped()),
+                    " of keys and values");
+  }
+  if (!receipt.note().empty()) absl::StrAppend(&lines, "\n  ", receipt.note());
+  return lines;
+}
+
+void NoteReceipt(const v1::Receipt& receipt, Screen& screen) {
+  const std::string lines = ReceiptLines(receipt);
+  if (lines.empty()) return;
+  const bool usual = receipt.mode() == v1::ATTENTION_MODE_AUTO && !receipt.has_coverage();
+  usual ? screen.Detail(lines) : screen.Note(lines);
+}
+
+std::string Quote(std::string_view text, const v1::ByteSpan& span) {
+  const auto size = static_cast<int64_t>(text.size());
+  const int64_t begin = std::clamp<int64_t>(span.begin(), 0, size);
+  const int64_t end = std::clamp<int64_t>(span.end(), begin, size);
+  std::string_view rest = text.substr(begin, end - begin);
+  std::string quote;
+  while (!rest.empty() && quote.size() < kQuoteBytes) {
+    const size_t character = std::max<size_t>(Utf8CharacterSize(rest), 1);
+    quote += rest.substr(0, character);
+    rest.remove_prefix(character);
+  }
+  std::replace(quote.begin(), quote.end(), '\n', ' ');
+  return rest.empty() ? quote : quote + "...";
 }
 
 std::string CutNote(v1::FinishReason reason) {

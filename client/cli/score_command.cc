@@ -31,6 +31,9 @@ absl::Status RunCommand(const Session& session, const ScoreFlags& flags) {
   options.set_model(session.flags().model);
   options.set_ranks(flags.ranks);
   options.set_top_logprobs(flags.top);
+  *options.mutable_attention() = flags.attention.ToProto();
+  options.set_sentence_importance(flags.importance);
+  options.set_importance(flags.importance && session.flags().json);
   if (flags.overlap) options.set_overlap_tokens(*flags.overlap);
   if (absl::Status status = AddSpans(session, flags.spans_file, options); !status.ok()) {
     return status;

@@ -15,6 +15,9 @@
 namespace quire::cli {
 namespace {
 
+// With --importance and without --json.
+constexpr size_t kShownSentences = 10;
+
 std::string PerToken(double logprob, int64_t tokens) {
   return tokens > 0 ? absl::StrFormat("%.4f", logprob / static_cast<double>(tokens))
                     : "-";
@@ -45,23 +48,6 @@ std::string SpanTable(const v1::ScoreFinal& final) {
                                             PerToken(score.logprob(), score.tokens())));
   }
   return lines;
-}
-
-Json FinalJson(const v1::ScoreFinal& final, const std::string& request_id) {
-  Json json = {{"logprob", final.logprob()},
-               {"scored_tokens", final.scored_tokens()},
-               {"perplexity", final.perplexity()}};
-  if (final.spans_size() > 0) {
-    Json& spans = json["spans"] = Json::array();
-    for (const v1::SpanScore& score : final.spans()) spans.push_back(ToJson(score));
-  }
-  json["windows"] = final.windows();
-  json["overlap_tokens"] = final.overlap_tokens();
-  json["model"] = final.model();
-  json["usage"] = ToJson(final.usage());
-  json["timings"] = ToJson(final.timings());
-  if (!request_id.empty()) json["request_id"] = request_id;
-  return json;
 }
 
 // What closes {"tokens":[...: the other keys of the object.
@@ -112,8 +98,22 @@ bool ScoreView::per_token() const {
 absl::Status ScoreView::Receive(const v1::ScoreResponse& event) {
   if (event.has_progress()) session_.screen().Progress(event.progress());
   if (event.has_final()) final_ = event.final();
+  for (const float value : event.importance().importance()) {
+    importance_.push_back(Number(value));
+  }
+  if (event.has_sentences()) ReceiveSentences(event.sentences());
   if (event.has_scores() && per_token()) return ReceiveScores(event.scores());
   return absl::OkStatus();
+}
+
+void ScoreView::ReceiveSentences(const v1::SentenceImportances& sentences) {
+  sentences_.insert(sentences_.end(), sentences.sentences().begin(),
+                    sentences.sentences().end());
+  if (session_.flags().json) return;
+  std::stable_sort(
+      sentences_.begin(), sentences_.end(),
+      [](const auto& a, const auto& b) { return a.importance() > b.importance(); });
+  if (sentences_.size() > kShownSentences) sentences_.resize(kShownSentences);
 }
 
 absl::Status ScoreView::ReceiveScores(const v1::TokenScores& scores) {
@@ -189,14 +189,53 @@ absl::Status ScoreView::Finish(const std::string& request_id) {
     const absl::Status status = session_.screen().Print(last);
     return status.ok() ? FinishTable() : status;
   }
-  const Json rest = FinalJson(*final_, request_id);
+  const Json rest = FinalJson(request_id);
   return session_.screen().Print(begun_ ? absl::StrCat(last, "\n", Closing(rest))
                                         : Dump(rest));
 }
 
+Json ScoreView::FinalJson(const std::string& request_id) const {
+  const v1::ScoreFinal& final = *final_;
+  Json json = {{"logprob", final.logprob()},
+               {"scored_tokens", final.scored_tokens()},
+               {"perplexity", final.perplexity()}};
+  if (final.spans_size() > 0) {
+    Json& spans = json["spans"] = Json::array();
+    for (const v1::SpanScore& score : final.spans()) spans.push_back(ToJson(score));
+  }
+  if (flags_.importance) {
+    json["importance"] = importance_;
+    Json& sentences = json["sentences"] = Json::array();
+    for (const v1::SentenceImportance& sentence : sentences_) {
+      Json& entry = sentences.emplace_back(ToJson(sentence.span()));
+      entry["importance"] = Number(sentence.importance());
+    }
+  }
+  json["windows"] = final.windows();
+  json["overlap_tokens"] = final.overlap_tokens();
+  json["model"] = final.model();
+  json["usage"] = ToJson(final.usage());
+  json["timings"] = ToJson(final.timings());
+  if (final.has_receipt()) json["receipt"] = ToJson(final.receipt());
+  if (!request_id.empty()) json["request_id"] = request_id;
+  return json;
+}
+
+std::string ScoreView::SentenceTable() const {
+  if (sentences_.empty()) return "";
+  std::string lines = "\nimportance  sentence, bytes of the text\n";
+  for (const v1::SentenceImportance& sentence : sentences_) {
+    const v1::ByteSpan& span = sentence.span();
+    absl::StrAppend(&lines,
+                    absl::StrFormat("%10.2f  %d-%d  %s\n", sentence.importance(),
+                                    span.begin(), span.end(), Quote(text_, span)));
+  }
+  return lines;
+}
+
 absl::Status ScoreView::FinishTable() {
   Screen& screen = session_.screen();
-  std::string totals = absl::StrCat(Totals(*final_), SpanTable(*final_));
+  std::string totals = absl::StrCat(Totals(*final_), SpanTable(*final_), SentenceTable());
   if (per_token()) {
     // Standard output holds one table and nothing else.
     totals.pop_back();
@@ -205,6 +244,7 @@ absl::Status ScoreView::FinishTable() {
     return status;
   }
   screen.Note(Figures(final_->usage(), final_->timings()));
+  NoteReceipt(final_->receipt(), screen);
   return absl::OkStatus();
 }
 

@@ -42,11 +42,14 @@ class ScoreView {
  private:
   bool per_token() const;
   absl::Status ReceiveScores(const v1::TokenScores& scores);
+  void ReceiveSentences(const v1::SentenceImportances& sentences);
   // A token's text ends where the next one begins, so each row waits for the next.
   std::string TakePending(int64_t end);
   std::string TableRow(const TokenRow& row, std::string_view text) const;
   std::string JsonRow(const TokenRow& row, std::string_view text) const;
   absl::Status FinishTable();
+  std::string SentenceTable() const;
+  Json FinalJson(const std::string& request_id) const;
 
   const Session& session_;
   const ScoreFlags& flags_;
@@ -55,6 +58,9 @@ class ScoreView {
   bool begun_ = false;  // the table's or the list's head is out
   bool first_row_ = true;
   std::optional<v1::ScoreFinal> final_;
+  Json importance_ = Json::array();  // of the tokens, with --json
+  // All in the text's order with --json, else the most important ones first.
+  std::vector<v1::SentenceImportance> sentences_;
 };
 
 }  // namespace quire::cli

@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <optional>
 #include <string>
 #include <utility>
@@ -8,12 +7,9 @@
 #include "client/cli/commands.h"
 #include "client/cli/format.h"
 #include "client/cli/report.h"
-#include "client/cli/utf8.h"
 
 namespace quire::cli {
 namespace {
-
-constexpr size_t kQuoteBytes = 60;
 
 v1::SummaryStrategy StrategyOf(const std::string& name) {
   if (name == "extractive") return v1::SUMMARY_STRATEGY_EXTRACTIVE;
@@ -30,6 +26,7 @@ v1::SummarizeRequest MakeRequest(const Session& session, const SummarizeFlags& f
   request.set_question(flags.question);
   request.set_target_words(flags.words);
   *request.mutable_sampling() = flags.sampling.ToProto();
+  *request.mutable_attention() = flags.attention.ToProto();
   if (flags.max_tokens) request.set_max_new_tokens(*flags.max_tokens);
   return request;
 }
@@ -38,22 +35,6 @@ std::string PlanLine(const v1::SummaryPlan& plan) {
   return absl::StrFormat("plan: %s, %s tokens in %d part(s), %d pass(es), %d level(s)",
                          Name(plan.strategy()), WithCommas(plan.document_tokens()),
                          plan.parts_size(), plan.passes(), plan.levels());
-}
-
-// The beginning of a span, on one line; whole characters.
-std::string Quote(const std::string& text, const v1::ByteSpan& span) {
-  const int64_t size = static_cast<int64_t>(text.size());
-  const int64_t begin = std::clamp<int64_t>(span.begin(), 0, size);
-  const int64_t end = std::clamp<int64_t>(span.end(), begin, size);
-  std::string_view rest = std::string_view(text).substr(begin, end - begin);
-  std::string quote;
-  while (!rest.empty() && quote.size() < kQuoteBytes) {
-    const size_t character = std::max<size_t>(Utf8CharacterSize(rest), 1);
-    quote += rest.substr(0, character);
-    rest.remove_prefix(character);
-  }
-  std::replace(quote.begin(), quote.end(), '\n', ' ');
-  return rest.empty() ? quote : quote + "...";
 }
 
 // Receives one summary's events.
@@ -115,18 +96,20 @@ class SummaryView {
     Json sources = Json::array(), parts = Json::array();
     for (const auto& source : sources_) sources.push_back(ToJson(source));
     for (const auto& part : plan_.parts()) parts.push_back(ToJson(part));
-    return {{"summary", summary_},
-            {"strategy", Name(plan_.strategy())},
-            {"document_tokens", plan_.document_tokens()},
-            {"parts", parts},
-            {"passes", plan_.passes()},
-            {"levels", plan_.levels()},
-            {"sources", sources},
-            {"finish_reason", Name(final_->finish_reason())},
-            {"model", final_->model()},
-            {"seed", final_->seed()},
-            {"usage", ToJson(final_->usage())},
-            {"timings", ToJson(final_->timings())}};
+    Json json = {{"summary", summary_},
+                 {"strategy", Name(plan_.strategy())},
+                 {"document_tokens", plan_.document_tokens()},
+                 {"parts", parts},
+                 {"passes", plan_.passes()},
+                 {"levels", plan_.levels()},
+                 {"sources", sources},
+                 {"finish_reason", Name(final_->finish_reason())},
+                 {"model", final_->model()},
+                 {"seed", final_->seed()},
+                 {"usage", ToJson(final_->usage())},
+                 {"timings", ToJson(final_->timings())}};
+    if (final_->has_receipt()) json["receipt"] = ToJson(final_->receipt());
+    return json;
   }
 
   const Session& session_;

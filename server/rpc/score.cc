@@ -175,7 +175,9 @@ class Observer final : public TextScoreObserver {
     const int64_t first = SkipBeginTokens(first_token, importance);
     if (importance.empty()) return absl::OkStatus();
     if (options_.sentence_importance()) {
-      for (size_t i = 0; i < importance.size(); ++i) {
+      // What every token attends to comes first, and says nothing of its sentence.
+      const size_t begin = first == 0 && text_.begin_tokens == 0 ? 1 : 0;
+      for (size_t i = begin; i < importance.size(); ++i) {
         sentences_.Add(text_.last_bytes[static_cast<size_t>(first) + i], importance[i]);
       }
     }

@@ -251,7 +251,7 @@ TEST_F(CliTest, EverySummarizeFlagIsSent) {
       "question: \"why?\" target_words: 120 sampling { temperature: 0.5 top_k: 3 "
       "top_p: 0.25 min_p: 0.125 repetition_penalty: 1.5 presence_penalty: -2 "
       "frequency_penalty: 0.75 no_repeat_ngram: 4 penalize_prompt: true seed: 9 } "
-      "max_new_tokens: 77");
+      "max_new_tokens: 77 attention { }");
 }
 
 TEST_F(CliTest, AskIsASummaryWithAQuestion) {
@@ -265,7 +265,7 @@ TEST_F(CliTest, AskIsASummaryWithAQuestion) {
   EXPECT_EQ(Run({"ask", "-", "Who came?"}, script).code, 0);
   EXPECT_EQ(seen.ShortDebugString(),
             "input { text: \"A text.\" } strategy: SUMMARY_STRATEGY_AUTO question: \"Who "
-            "came?\" sampling { }");
+            "came?\" sampling { } attention { }");
 }
 
 TEST_F(CliTest, ChatHasTheSystemMessageFirst) {
@@ -285,7 +285,7 @@ TEST_F(CliTest, ChatHasTheSystemMessageFirst) {
       seen.ShortDebugString(),
       "input { chat { messages { role: \"system\" content: \"Be brief.\" } messages { "
       "role: \"user\" content: \"Hi\" } } } sampling { } stop: \"a\" stop: \"b\" "
-      "stop_token_ids: 5 ignore_eos: true");
+      "stop_token_ids: 5 ignore_eos: true attention { }");
 }
 
 TEST_F(CliTest, StopStringDoesNotSwallowThePrompt) {

@@ -46,6 +46,14 @@ TEST(FormatTest, SecondsAndCountdown) {
   EXPECT_EQ(Countdown(std::numeric_limits<double>::infinity()), "-");
 }
 
+TEST(FormatTest, PercentKeepsDigitsThatMatter) {
+  EXPECT_EQ(Percent(0), "0.0 %");
+  EXPECT_EQ(Percent(0.0613), "6.1 %");
+  EXPECT_EQ(Percent(1), "100.0 %");
+  EXPECT_EQ(Percent(0.0072), "0.72 %");
+  EXPECT_EQ(Percent(0.00002), "0.002 %");
+}
+
 TEST(FormatTest, BytesAndCount) {
   EXPECT_EQ(Bytes(1200), "1.2 kB");
   EXPECT_EQ(Bytes(269'030'016), "269 MB");

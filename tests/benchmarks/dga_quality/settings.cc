@@ -103,8 +103,7 @@ absl::StatusOr<std::vector<std::string>> Preset(std::string_view name) {
                                     "refined,eps=0.04,tail=means",
                                     "faithful,gamma=0.1",
                                     "faithful,gamma=0.3",
-                                    "faithful,gamma=0.5",
-                                    "faithful,gamma=0.7"};
+                                    "faithful,gamma=0.5"};
   }
   if (name == "paper") {
     std::vector<std::string> settings;

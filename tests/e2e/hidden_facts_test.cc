@@ -8,7 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "tests/e2e/sanitizer.h"
+#include "tests/support/sanitizer.h"
 #include "tests/e2e/service.h"
 
 // Does the default model find what is written once in a long text? The wording is that of

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "tests/e2e/sanitizer.h"
+#include "tests/support/sanitizer.h"
 #include "tests/e2e/service.h"
 
 // The default model's summaries, from a file to the terminal.

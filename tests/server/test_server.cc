@@ -39,8 +39,31 @@ ModelConfig SmallConfig(int32_t context_tokens) {
           .tie_embeddings = true};
 }
 
+// An engine that counts what it is told to cancel.
+class CountingEngine final : public Engine {
+ public:
+  CountingEngine(std::unique_ptr<Engine> engine, std::atomic<int>& cancels)
+      : engine_(std::move(engine)), cancels_(cancels) {}
+
+  absl::StatusOr<RequestId> Submit(EngineRequest request,
+                                   std::unique_ptr<RequestSink> sink) override {
+    return engine_->Submit(std::move(request), std::move(sink));
+  }
+  void Cancel(RequestId id) override {
+    engine_->Cancel(id);
+    ++cancels_;
+  }
+  void Drain(absl::Time deadline) override { engine_->Drain(deadline); }
+  EngineStats stats() const override { return engine_->stats(); }
+
+ private:
+  const std::unique_ptr<Engine> engine_;
+  std::atomic<int>& cancels_;
+};
+
 std::unique_ptr<ServedModel> MakeModel(const TestServerOptions& options, FakeModel& fake,
-                                       EngineObserver& observer) {
+                                       EngineObserver& observer,
+                                       std::atomic<int>& cancels) {
   auto model = std::make_unique<ServedModel>(
       ServedModel{.text = TextModel{.name = "tiny",
                                     .config = SmallConfig(options.context_tokens),
@@ -68,7 +91,7 @@ std::unique_ptr<ServedModel> MakeModel(const TestServerOptions& options, FakeMod
                                .block_bytes = kTestBlockBytes},
                               fake.MakeRunner(), &observer, SystemClock());
   QUIRE_CHECK(engine.ok());
-  model->text.engine = *std::move(engine);
+  model->text.engine = std::make_unique<CountingEngine>(*std::move(engine), cancels);
   return model;
 }
 
@@ -110,7 +133,7 @@ TestServer::~TestServer() { fake_.Release(); }
 
 void TestServer::Serve() {
   std::vector<std::unique_ptr<ServedModel>> models;
-  models.push_back(MakeModel(options_, fake_, step_metrics_));
+  models.push_back(MakeModel(options_, fake_, step_metrics_, cancels_));
   auto registry = ModelRegistry::Make(std::move(models));
   QUIRE_CHECK(registry.ok());
   state_.Serve(*std::move(registry));
@@ -153,6 +176,15 @@ bool TestServer::WaitForMetric(const std::string& series, double value) const {
   while (Metric(series) < value) {
     if (absl::Now() > end) return false;
     absl::SleepFor(absl::Milliseconds(2));
+  }
+  return true;
+}
+
+bool TestServer::WaitForCancel() const {
+  const absl::Time end = absl::Now() + absl::Seconds(30);
+  while (cancels_ == 0) {
+    if (absl::Now() > end) return false;
+    absl::SleepFor(absl::Milliseconds(1));
   }
   return true;
 }

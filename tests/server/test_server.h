@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -58,10 +59,13 @@ class TestServer {
   double Metric(const std::string& series) const;
   // Waits until that series has at least that value.
   bool WaitForMetric(const std::string& series, double value) const;
+  // Waits until the engine was told to cancel a request: a broken off call has got there.
+  bool WaitForCancel() const;
 
  private:
   const TestServerOptions options_;
   FakeModel fake_;
+  std::atomic<int> cancels_{0};  // that the engine was told of
   prometheus::Registry registry_;
   Metrics metrics_;
   StepMetrics step_metrics_;

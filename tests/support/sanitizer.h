@@ -1,6 +1,6 @@
 #pragma once
 
-namespace quire::e2e {
+namespace quire {
 
 // Whether this build, and so the servers under test, has a sanitizer in it.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -9,4 +9,4 @@ inline constexpr bool kSanitized = true;
 inline constexpr bool kSanitized = false;
 #endif
 
-}  // namespace quire::e2e
+}  // namespace quire

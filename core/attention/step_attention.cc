@@ -107,6 +107,7 @@ class SequenceInLayer {
         {.scale = layer_.scale,
          .eps = Eps(),
          .tail = s_.options.tail,
+         .index = s_.options.index,
          .layer = layer_.layer,
          .dropped = Dropped(),
          .page_shares = PageShares(),

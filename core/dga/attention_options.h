@@ -21,6 +21,12 @@ enum class TailEstimate : uint8_t {
   kGroupMeans,  // the mean of what is left of each group, weighted by its size
 };
 
+// What tells a far token's share of the attention.
+enum class KeyIndex : uint8_t {
+  kFourBit,    // a copy of every key in 4 bits a channel
+  kPageMeans,  // the mean key of its page: 64 times cheaper, and far worse
+};
+
 // What is added to a faithful group's score (dga.md section 2).
 enum class GroupBias : uint8_t { kNone, kLogSize, kEntropy };
 
@@ -52,6 +58,7 @@ struct AttentionOptions {
   // kRefined sinks + window, below which it is dense anyway.
   int32_t min_sparse_tokens = -1;
   TailEstimate tail = TailEstimate::kSampled;
+  KeyIndex index = KeyIndex::kFourBit;
   // Drops the keys and values of pages that hardly matter once the prompt is read, and
   // keeps their means. Saves memory, not exactness. kRefined and kAuto.
   bool compact = false;

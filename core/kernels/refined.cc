@@ -131,6 +131,7 @@ class Call {
     a.log2_tau = options_.eps > 0 ? 2 * std::log2(options_.eps)
                                   : -std::numeric_limits<float>::infinity();
     a.log2_counts = log2_counts.data();
+    a.page_means_only = options_.index == KeyIndex::kPageMeans;
     a.group_means = options_.tail == TailEstimate::kGroupMeans;
     if (options_.dropped != nullptr) {
       a.dropped = static_cast<int64_t>(options_.dropped->pages.size());
@@ -189,6 +190,8 @@ class Call {
     total_.far_keys += c.far_keys;
     total_.index_pages += c.index_pages;
     total_.index_columns += c.index_columns;
+    total_.index_means += c.index_means;
+    total_.mean_pages += c.mean_pages;
     total_.coverage += c.coverage;
     total_.tail_risk += c.tail_risk;
     total_.selection_cycles += c.selection_cycles;
@@ -234,9 +237,8 @@ void RefinedAttention(const at::Tensor& q, const PagedKv& kv, const PageIndex& i
   w.columns += c.near_columns + c.far_columns;
   w.attention_macs += (c.near_columns + c.far_columns) * 2 * d;
   w.attention_bytes += (c.near_keys + c.far_keys) * 2 * d * element;
-  // Every key of the index, and every page's mean once.
-  w.selection_macs += (c.index_columns + c.index_columns / kGroupTokens) * d;
-  w.selection_bytes += c.index_pages * (kGroupTokens * (d / 2 + 4) + 4 * d);
+  w.selection_macs += (c.index_columns + c.index_means) * d;
+  w.selection_bytes += c.index_pages * kGroupTokens * (d / 2 + 4) + c.mean_pages * 4 * d;
   stats.sparse_rows += sequence.rows * q.size(0) * q.size(2);
   stats.coverage += c.coverage;
   stats.tail_risk += c.tail_risk;

@@ -67,6 +67,7 @@ struct RefinedOptions {
   float scale = 1;
   float eps = 0;
   TailEstimate tail = TailEstimate::kSampled;
+  KeyIndex index = KeyIndex::kFourBit;
   int32_t layer = 0;
   const DroppedPages* dropped = nullptr;
   // Wanted for compact mode: [G, pages of the sequence], added to. The index's estimate

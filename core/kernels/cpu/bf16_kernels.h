@@ -100,6 +100,7 @@ struct RefinedArgs {
   float log2_tau = 0;                     // -inf: every key is read
   const float* log2_counts = nullptr;     // [65] log2 n
   bool group_means = false;
+  bool page_means_only = false;
   float* page_shares = nullptr;  // [pages], or null; of rows from page_shares_from on
   int64_t page_shares_from = 0;
   int64_t dropped = 0;
@@ -116,6 +117,8 @@ struct RefinedCounts {
   int64_t far_keys = 0;
   int64_t index_pages = 0;  // pages of the index fetched by tasks
   int64_t index_columns = 0;
+  int64_t mean_pages = 0;   // means of pages fetched by tasks
+  int64_t index_means = 0;  // means of pages that query heads were compared with
   double coverage = 0;
   double tail_risk = 0;
   int64_t selection_cycles = 0;

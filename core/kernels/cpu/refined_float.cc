@@ -84,8 +84,13 @@ class TokenAttention {
         a_.index->codes.const_data_ptr<uint8_t>() + slot * kPage * d_ / 2;
     const float* const mean = a_.index->key_means.const_data_ptr<float>() + slot * d_;
     const float step = a_.index->scales.const_data_ptr<float>()[slot * kPage + j];
+    const bool means_only = a_.options->index == KeyIndex::kPageMeans;
     float sum = 0;
     for (int64_t i = 0; i < d_; ++i) {
+      if (means_only) {
+        sum += Query(r)[i] * mean[i];
+        continue;
+      }
       const int64_t low = i % (d_ / 2);
       const uint8_t byte = codes[((low / 4 * 4 + j / 16) * 16 + j % 16) * 4 + low % 4];
       const int code = i < d_ / 2 ? byte & 15 : byte >> 4;
@@ -112,6 +117,9 @@ class TokenAttention {
       // Draws are rounded to whole numbers.
       if (chance < 1) far_.back().log2_weight = Log2Weight(chance);
     }
+    counts.index_means += (window_ - 1) * a_.share;
+    counts.mean_pages += window_ - 1;
+    if (a_.options->index == KeyIndex::kPageMeans) return;
     counts.index_pages += window_ - 1;
     counts.index_columns += far * a_.share;
   }

@@ -51,6 +51,11 @@ absl::Status Set(std::string_view key, std::string_view value, AttentionOptions&
   if (key == "queries") return Read(key, value, o.faithful.sampled_queries);
   if (key == "scaled") return Read(key, value, o.faithful.scaled_pooling);
   if (key == "whole") return Read(key, value, o.faithful.whole_prompt);
+  if (key == "index") {
+    return Choose(key, value,
+                  {{"4bit", KeyIndex::kFourBit}, {"means", KeyIndex::kPageMeans}},
+                  o.index);
+  }
   if (key == "tail") {
     return Choose(
         key, value,

@@ -198,6 +198,33 @@ TEST_P(RefinedTest, EveryFarTokenCountsOnceOnAverage) {
   EXPECT_LT(std::abs(sum - all), 5 * std::sqrt(deviation) + 0.03 * all);
 }
 
+// The other index says the same of every key of a page, and costs a 64th.
+TEST_P(RefinedTest, PageMeansShareEvenly) {
+  RefinedFixture f(GetParam(), 47);
+  RefinedOptions options = f.Options(0.02f);
+  options.index = KeyIndex::kPageMeans;
+  std::vector<ReadColumn> read;
+  AttentionStats stats;
+  const at::Tensor out = f.Attend(options, &read, &stats);
+  std::map<std::tuple<int64_t, int64_t, int64_t>, float> weights;  // head, row, page
+  for (const ReadColumn& c : read) {
+    const auto [at, first] =
+        weights.emplace(std::make_tuple(c.head, c.row, c.key / 64), c.log2_weight);
+    EXPECT_EQ(at->second, c.log2_weight);
+  }
+  int64_t pages = 0;
+  for (int64_t row = 0; row < f.shape_.rows; ++row)
+    pages += WindowPage(f.shape_.begin + row) - 1;
+  EXPECT_EQ(stats.work.selection_macs,
+            pages * f.shape_.share * f.shape_.kv_heads * f.shape_.head_dim);
+  options.eps = 0;
+  at::Tensor dense = f.Out();
+  DenseAttention(f.q_, f.kv_, f.Rows(0, f.shape_.rows), f.Scale(), dense);
+  EXPECT_LT(RelativeError(testing::ToDoubles(f.Attend(options, nullptr)),
+                          testing::ToDoubles(dense)),
+            Tolerance());
+}
+
 TEST_P(RefinedTest, RestsOfPagesAndChosenTokensMakeWholePages) {
   RefinedFixture f(GetParam(), 43);
   RefinedOptions options = f.Options(0.15f);

@@ -16,9 +16,9 @@ struct Setting {
 };
 
 // "MODE[,KEY=VALUE ...]", for example "refined,eps=0.04,tail=means". Modes: dense, auto,
-// refined, faithful. Keys: eps, max_error, min_sparse, tail (sampled, means), compact
-// (0, 1); faithful: m, gamma, min_focal, queries, bias (none, log_m, entropy), scaled,
-// whole (0, 1). kInvalidArgument names the part that is wrong.
+// refined, faithful. Keys: eps, max_error, min_sparse, tail (sampled, means), index
+// (4bit, means), compact (0, 1); faithful: m, gamma, min_focal, queries, bias (none,
+// log_m, entropy), scaled, whole (0, 1). kInvalidArgument names the part that is wrong.
 absl::StatusOr<Setting> ParseSetting(std::string_view text);
 
 // Lists made of the above. "curves": cost against quality, one curve a method. "paper":

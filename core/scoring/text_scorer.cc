@@ -25,21 +25,27 @@ struct Window {
   int64_t important_end = 0;
 };
 
-// Divides the attention paid to each token by what it were if every sampled query
-// attended evenly to all it sees. The last token that was read is always sampled.
-void DivideByEven(std::vector<float>& importance) {
-  const auto read = static_cast<int64_t>(importance.size());
-  const std::vector<int64_t> queries = ProbedRows(0, read, /*ends_prompt=*/true);
-  double even = 0;  // sum over the queries at i and beyond
-  int64_t seen_by = 0;
-  for (int64_t i = read; i-- > 0;) {
-    const auto next = static_cast<int64_t>(queries.size()) - 1 - seen_by;
-    if (next >= 0 && queries[next] >= i) {
-      even += 1.0 / static_cast<double>(queries[next] + 1);
-      ++seen_by;
+// Divides the mean attention paid to each token by the mean of what was to be expected,
+// see TextScoreObserver::OnImportance.
+void DivideByExpected(std::vector<float>& importance) {
+  const size_t read = importance.size();
+  std::vector<double> reciprocal(read), harmonic(read);  // of distance + 1; sums of these
+  double sum = 0;
+  for (size_t distance = 0; distance < read; ++distance) {
+    reciprocal[distance] = 1.0 / static_cast<double>(distance + 1);
+    harmonic[distance] = sum += reciprocal[distance];
+  }
+  std::vector<double> expected(read), seen_by(read);
+  // The last token that was read is always sampled.
+  for (const int64_t row : ProbedRows(0, static_cast<int64_t>(read), true)) {
+    const auto query = static_cast<size_t>(row);
+    for (size_t i = 0; i <= query; ++i) {
+      expected[i] += reciprocal[query - i] / harmonic[query];
+      ++seen_by[i];
     }
-    importance[i] =
-        static_cast<float>(importance[i] * static_cast<double>(seen_by) / even);
+  }
+  for (size_t i = 0; i < read; ++i) {
+    importance[i] = static_cast<float>(importance[i] * seen_by[i] / expected[i]);
   }
 }
 
@@ -152,7 +158,7 @@ class Scorer {
   }
 
   absl::Status ReportImportance(const Window& window, std::vector<float> importance) {
-    DivideByEven(importance);
+    DivideByExpected(importance);
     importance.push_back(0);  // the window's last token, which was not read
     absl::Span<const float> left(importance);
     left = left.subspan(window.important_begin - window.begin,

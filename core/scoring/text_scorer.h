@@ -44,18 +44,22 @@ class TextScoreObserver {
   // probability: logprob NaN, rank 0, no alternatives.
   virtual absl::Status OnScores(int64_t first_token,
                                 absl::Span<const TokenScore> scores) = 0;
-  // If asked for: how much more than evenly each token is attended to, after each
-  // window's scores. importance[i] belongs to token first_token + i; every token is
+  // If asked for: how much more than others in its place each token is attended to, after
+  // each window's scores. importance[i] belongs to token first_token + i; every token is
   // reported exactly once, in order; at most kMaxScoreBlock at a time.
   //
   // With s_i the mean share of attention that sampled queries at i and beyond pay to
-  // token i (AttentionProbe) and u_i what that is if each query q of these attends evenly
-  // to the q + 1 tokens it sees, this is s_i / u_i. The division takes out where a token
-  // stands, so that the beginning of a text and those of windows do not weigh more, and
-  // windows are comparable. Of the tokens that two windows read, the first half is
-  // reported from the one before, the other from the one after: there a token has both
-  // something before it and queries beyond it. The text's last token, which is not read,
-  // has 0.
+  // token i (AttentionProbe), and u_i the same of attention that falls with the distance,
+  // 1 / (q - i + 1) / (1 + 1/2 + ... + 1 / (q + 1)) for the query q, this is s_i / u_i.
+  // The law was measured: with it, medians over 512 tokens lie within .4 and .5 of each
+  // other (quire-135m) or .8 and 1.1 (quire-19m) from a story's beginning to its end, and
+  // do not depend on how far the next sampled query is. Divided by even attention, 1 / (q
+  // + 1), the last 500 tokens had 60 times the median of the first and every 32nd token 6
+  // times its neighbours'. So windows are comparable. The first token a model reads takes
+  // hundreds of times its share, which says nothing of its meaning. Of the tokens that
+  // two windows read, the first half is reported from the one before, the other from the
+  // one after: there a token has both something before it and queries beyond it. The
+  // text's last token, which is not read, has 0.
   virtual absl::Status OnImportance(int64_t /*first_token*/,
                                     absl::Span<const float> /*importance*/) {
     return absl::OkStatus();

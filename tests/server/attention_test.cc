@@ -545,19 +545,23 @@ constexpr char kStory[] =
     " The ship left the harbour at dawn. Nobody waved. The captain counted his crew "
     "twice.";
 
-// The definition, for one window: the share of attention over the share if it were even.
+// The definition, for one window: the attention paid over what was to be expected, which
+// is the fake's if all its tokens weighed the same.
 std::vector<double> ImportanceOf(const std::vector<TokenId>& tokens) {
   const auto read = static_cast<int64_t>(tokens.size()) - 1;
-  std::vector<double> paid(tokens.size()), even(tokens.size());
+  std::vector<double> paid(tokens.size()), expected(tokens.size());
   for (const int64_t query : ProbedRows(0, read, true)) {
-    double all = 0;
-    for (int64_t i = 0; i <= query; ++i) all += FakeWeight(tokens[i]);
+    double all = 0, same = 0;
     for (int64_t i = 0; i <= query; ++i) {
-      paid[i] += FakeWeight(tokens[i]) / all;
-      even[i] += 1.0 / static_cast<double>(query + 1);
+      all += FakeWeight(tokens[i], query - i);
+      same += FakeWeight(0, query - i);
+    }
+    for (int64_t i = 0; i <= query; ++i) {
+      paid[i] += FakeWeight(tokens[i], query - i) / all;
+      expected[i] += FakeWeight(0, query - i) / same;
     }
   }
-  for (int64_t i = 0; i < read; ++i) paid[i] /= even[i];
+  for (int64_t i = 0; i < read; ++i) paid[i] /= expected[i];
   return paid;
 }
 

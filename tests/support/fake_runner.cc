@@ -58,9 +58,9 @@ AttentionProbe Probe(const StepItem& item, absl::Span<const TokenId> sequence) {
     const Position query = item.begin + static_cast<Position>(row);
     probe.queries.push_back(query);
     double sum = 0;
-    for (Position i = 0; i <= query; ++i) sum += FakeWeight(sequence[i]);
+    for (Position i = 0; i <= query; ++i) sum += FakeWeight(sequence[i], query - i);
     for (Position i = 0; i <= query; ++i) {
-      probe.attention[i] += static_cast<float>(FakeWeight(sequence[i]) / sum);
+      probe.attention[i] += static_cast<float>(FakeWeight(sequence[i], query - i) / sum);
     }
   }
   return probe;
@@ -97,7 +97,9 @@ AttentionStats FakeAttention(const AttentionOptions& options, Position begin,
   return stats;
 }
 
-double FakeWeight(TokenId token) { return 1 + token % 8; }
+double FakeWeight(TokenId token, int64_t distance) {
+  return static_cast<double>(1 + token % 8) / static_cast<double>(distance + 1);
+}
 
 float FakeLogprob(TokenId target) { return -0.125f * static_cast<float>(1 + target % 8); }
 int32_t FakeRank(TokenId target) { return 1 + target % 8; }

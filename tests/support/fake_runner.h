@@ -136,8 +136,8 @@ int32_t FakeRank(TokenId target);
 AttentionStats FakeAttention(const AttentionOptions& options, Position begin,
                              int64_t rows);
 
-// The share of attention that a query pays to one of the tokens it sees, as the probes
-// have it: in proportion to 1 + id % 8.
-double FakeWeight(TokenId token);
+// The share of attention that a query pays to a token that is `distance` before it, as
+// the probes have it, is in proportion to this: (1 + id % 8) / (distance + 1).
+double FakeWeight(TokenId token, int64_t distance);
 
 }  // namespace quire

@@ -223,9 +223,9 @@ std::vector<double> Importance(const std::vector<TokenId>& read) {
   std::vector<double> sum(read.size()), seen(read.size());
   for (const int64_t query : ProbedRows(0, size, true)) {
     double all = 0;
-    for (int64_t i = 0; i <= query; ++i) all += FakeWeight(read[i]);
+    for (int64_t i = 0; i <= query; ++i) all += FakeWeight(read[i], query - i);
     for (int64_t i = 0; i <= query; ++i) {
-      sum[i] += FakeWeight(read[i]) / all;
+      sum[i] += FakeWeight(read[i], query - i) / all;
       seen[i] += 1;
     }
   }

@@ -204,8 +204,8 @@ TEST_F(TextScorerTest, RanksAndAlternativesOnRequest) {
   EXPECT_EQ(recorder_->scores[3].top.size(), 2u);
 }
 
-// Of tokens that all weigh the same, each is attended to evenly, wherever it stands.
-TEST_F(TextScorerTest, EvenAttentionHasImportanceOneInEveryWindow) {
+// Of tokens that all weigh the same, each gets what is expected, wherever it stands.
+TEST_F(TextScorerTest, ExpectedAttentionHasImportanceOneInEveryWindow) {
   for (const int32_t overlap : {1, 2, 25, 99}) {
     ASSERT_TRUE(ScoreImportance(std::vector<TokenId>(477, 8), 100, overlap).ok());
     ASSERT_EQ(recorder_->importance.size(), 477u) << overlap;
@@ -216,27 +216,38 @@ TEST_F(TextScorerTest, EvenAttentionHasImportanceOneInEveryWindow) {
   }
 }
 
-// Weights 1 and 8, four tokens of each in turn: 8 tokens weigh 36.
-TEST_F(TextScorerTest, ImportanceIsAttentionOverEvenAttention) {
+// One query, the last of four tokens that are read. Attention falls as 1/4, 1/3, 1/2, 1,
+// which is 25/12 in all; the second token weighs 8 times as much: 53/12.
+TEST_F(TextScorerTest, ImportanceIsAttentionOverWhatIsExpected) {
+  ASSERT_TRUE(ScoreImportance({8, 15, 8, 8, 8}, 100, 0).ok());
+  ASSERT_EQ(recorder_->importance.size(), 5u);
+  EXPECT_NEAR(recorder_->importance[0], 25.0 / 53, 1e-6);
+  EXPECT_NEAR(recorder_->importance[1], 8 * 25.0 / 53, 1e-6);
+  EXPECT_NEAR(recorder_->importance[3], 25.0 / 53, 1e-6);
+}
+
+// Weights 1 and 8, four tokens of each in turn.
+TEST_F(TextScorerTest, ImportanceDoesNotDependOnTheWindow) {
   std::vector<TokenId> text;
   for (int i = 0; i < 300; ++i) text.push_back(i % 8 < 4 ? 8 : 15);
   ASSERT_TRUE(ScoreImportance(text, 128, 32).ok());
   ASSERT_EQ(recorder_->importance.size(), 300u);
-  // The windows begin at multiples of 96, and queries stand at multiples of 32 after
-  // that: all but the last see whole runs.
-  for (size_t i = 0; i < 256; ++i) {
-    EXPECT_NEAR(recorder_->importance[i], (i % 8 < 4 ? 1 : 8) / 4.5, 0.05) << i;
+  // Windows begin at multiples of 96, and queries stand after a multiple of 32 tokens:
+  // the nearest tokens are heavy, so that all get less than 1 / 4.5 and 8 / 4.5.
+  for (size_t i = 8; i < 256; ++i) {
+    const bool light = i % 8 < 4;
+    EXPECT_NEAR(recorder_->importance[i], light ? 0.17 : 1.36, light ? 0.04 : 0.32) << i;
   }
 }
 
 TEST_F(TextScorerTest, TwoWindowsShareTheTokensThatBothRead) {
-  // Queries of the first window attend evenly, those of the second do not: the window can
-  // be told from the numbers. Windows [0, 100) and [60, 130).
+  // Queries of the first window attend as expected, the last one of the second does not:
+  // the window can be told from the numbers. Windows [0, 100) and [60, 130).
   std::vector<TokenId> text(130, 8);
   text[120] = 15;
   ASSERT_TRUE(ScoreImportance(text, 100, 40).ok());
   for (size_t i = 0; i < 80; ++i) EXPECT_NEAR(recorder_->importance[i], 1, 1e-5) << i;
-  for (size_t i = 80; i < 120; ++i) EXPECT_LT(recorder_->importance[i], 0.99) << i;
+  for (size_t i = 80; i < 120; ++i) EXPECT_LT(recorder_->importance[i], 0.998) << i;
   EXPECT_GT(recorder_->importance[120], 5);
 }
 

@@ -134,8 +134,7 @@ TEST_F(CliTest, HelpShowsTheFlags) {
   EXPECT_THAT(result.out, HasSubstr("With --attention faithful"));
 }
 
-// -------------------------------------------------------------------------------
-// receipts
+// ---------------------------------------------------------------------- receipts
 
 // The happy server, with a receipt in each last event.
 Script WithReceipt(const v1::Receipt& receipt) {
@@ -219,8 +218,7 @@ TEST_F(CliTest, JsonHasAllOfTheReceipt) {
   EXPECT_FALSE(bare["receipt"].contains("audited_error"));
 }
 
-// -----------------------------------------------------------------------------
-// importance
+// ---------------------------------------------------------------------- importance
 
 // Twelve sentences of three bytes; the i-th has importance 7 i mod 12.
 Script ImportanceScript(v1::ScoreOptions& seen) {

@@ -8,8 +8,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "tests/support/sanitizer.h"
 #include "tests/e2e/service.h"
+#include "tests/support/sanitizer.h"
 
 // Does the default model find what is written once in a long text? The wording is that of
 // its card, models/quire-135m/README.md. 16 prompts of about 4,000 tokens.

@@ -5,8 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "tests/support/sanitizer.h"
 #include "tests/e2e/service.h"
+#include "tests/support/sanitizer.h"
 
 // The default model's summaries, from a file to the terminal.
 namespace quire::e2e {

@@ -16,9 +16,9 @@
 // With p a far token's share of a head's attention as the index estimates it, the largest
 // over the R query heads that share the key, the token is read with probability
 // P = min(1, p / eps^2) and its score raised by -log P: numerator and denominator of the
-// softmax are estimated without bias (importance sampling; "vAttention", arXiv
-// 2510.05688, samples uniformly). The choice of a row depends on nothing but the tokens
-// it sees, so neither chunks nor other sequences change it, and nothing of the future
+// softmax are estimated without bias (importance sampling; vAttention, arXiv
+// 2510.05688, samples the rest uniformly). The choice of a row depends on nothing but the
+// tokens it sees, so neither chunks nor other sequences change it, and nothing of the future
 // leaks. Draws come from a fixed table, entered by layer, head and position.
 namespace quire::kernels {
 

@@ -108,12 +108,13 @@ bool CallServices::BrokenOffByDeadline(const CallContext& call) const {
 
 void CallServices::Report(const CallContext& call, const absl::Status& status) {
   const absl::Duration elapsed = call.Elapsed();
-  metrics_.OnCall(call.method, status.code(), elapsed);
   const bool computes = call.cancellation != nullptr && call.models != nullptr;
   if (computes && (absl::IsCancelled(status) || absl::IsDeadlineExceeded(status))) {
     metrics_.OnCancelled(call.stage);
   }
   if (computes && status.ok()) metrics_.OnQueued(call.timings.queue);
+  // Last: who has seen the call counted finds all else of it counted too.
+  metrics_.OnCall(call.method, status.code(), elapsed);
 
   LogFields fields = {{"request_id", call.request_id},
                       {"method", std::string(MethodName(call.method))},

@@ -353,6 +353,35 @@ Script Collecting(std::string& text, size_t& largest) {
   return script;
 }
 
+TEST(ClientTest, EveryEventOfALongTextComesThrough) {
+  Script script;
+  script.score_batch = [](auto*, auto* stream) {
+    v1::ScoreBatchRequest piece;
+    while (stream->Read(&piece)) {
+    }
+    v1::ScoreBatchResponse event;
+    event.mutable_scores()->add_token_ids(7);
+    stream->Write(event);
+    event.mutable_importance()->add_importance(0.5f);
+    stream->Write(event);
+    event.mutable_sentences()->add_sentences()->set_importance(2);
+    stream->Write(event);
+    event.mutable_final()->mutable_receipt()->set_density(0.25);
+    stream->Write(event);
+    return grpc::Status::OK;
+  };
+  FakeServer server(script);
+  FakeTime time;
+  v1::ScoreRequest request;
+  request.mutable_input()->set_text(std::string(kMaxWholeInputBytes + 1, 'x'));
+  auto stream = MakeClient(server.address(), time).Score(request);
+  EXPECT_EQ((*stream.Next())->scores().token_ids(0), 7);
+  EXPECT_EQ((*stream.Next())->importance().importance(0), 0.5f);
+  EXPECT_EQ((*stream.Next())->sentences().sentences(0).importance(), 2);
+  EXPECT_EQ((*stream.Next())->final().receipt().density(), 0.25);
+  EXPECT_FALSE(stream.Next()->has_value());
+}
+
 TEST(ClientTest, LongTextIsScoredInPieces) {
   std::string text;
   size_t largest = 0;

@@ -41,6 +41,8 @@ TEST(CancelTest, ACancelledCallStopsAtTheNextChunk) {
   grpc::ClientContext context;
   const auto reader = server.inference().Generate(&context, LongPrompt());
   server.fake().WaitUntilBlocked();  // within the first of seven chunks
+  v1::GenerateResponse queued;
+  EXPECT_TRUE(reader->Read(&queued));  // the handler waits for the engine
   context.TryCancel();
   EXPECT_EQ(reader->Finish().error_code(), grpc::CANCELLED);
   EXPECT_TRUE(server.WaitForCancel());  // while the step in work is held up

@@ -138,6 +138,6 @@ AttentionStats FakeAttention(const AttentionOptions& options, Position begin,
 
 // The share of attention that a query pays to a token that is `distance` before it, as
 // the probes have it, is in proportion to this: (1 + id % 8) / (distance + 1).
-double FakeWeight(TokenId token, int64_t distance);
+double FakeWeight(TokenId token, int64_t distance = 0);
 
 }  // namespace quire

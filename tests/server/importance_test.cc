@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "core/dga/probe_positions.h"
 #include "tests/server/attention_calls.h"
 
 // Importance of tokens and sentences, over the service.
@@ -38,24 +37,12 @@ constexpr char kStory[] =
     " The ship left the harbour at dawn. Nobody waved. The captain counted his crew "
     "twice.";
 
-// The definition, for one window: the attention paid over what was to be expected, which
-// is the fake's if all its tokens weighed the same.
+// The last token, which is not read, has none.
 std::vector<double> ImportanceOf(const std::vector<TokenId>& tokens) {
-  const auto read = static_cast<int64_t>(tokens.size()) - 1;
-  std::vector<double> paid(tokens.size()), expected(tokens.size());
-  for (const int64_t query : ProbedRows(0, read, true)) {
-    double all = 0, same = 0;
-    for (int64_t i = 0; i <= query; ++i) {
-      all += FakeWeight(tokens[i], query - i);
-      same += FakeWeight(0, query - i);
-    }
-    for (int64_t i = 0; i <= query; ++i) {
-      paid[i] += FakeWeight(tokens[i], query - i) / all;
-      expected[i] += FakeWeight(0, query - i) / same;
-    }
-  }
-  for (int64_t i = 0; i < read; ++i) paid[i] /= expected[i];
-  return paid;
+  std::vector<double> importance;
+  for (const TokenId token : tokens) importance.push_back(FakeWeight(token));
+  importance.back() = 0;
+  return importance;
 }
 
 TEST(ImportanceTest, OfTokensAndOfSentencesByTheirLastByte) {

@@ -57,10 +57,11 @@ AttentionProbe Probe(const StepItem& item, absl::Span<const TokenId> sequence) {
   for (const int64_t row : ProbedRows(item.begin, rows, item.last_chunk)) {
     const Position query = item.begin + static_cast<Position>(row);
     probe.queries.push_back(query);
-    double sum = 0;
-    for (Position i = 0; i <= query; ++i) sum += FakeWeight(sequence[i], query - i);
+    double harmonic = 0;
+    for (Position i = 0; i <= query; ++i) harmonic += 1.0 / (i + 1);
     for (Position i = 0; i <= query; ++i) {
-      probe.attention[i] += static_cast<float>(FakeWeight(sequence[i], query - i) / sum);
+      probe.attention[i] +=
+          static_cast<float>(FakeWeight(sequence[i]) / (query - i + 1) / harmonic);
     }
   }
   return probe;
@@ -97,9 +98,7 @@ AttentionStats FakeAttention(const AttentionOptions& options, Position begin,
   return stats;
 }
 
-double FakeWeight(TokenId token, int64_t distance) {
-  return static_cast<double>(1 + token % 8) / static_cast<double>(distance + 1);
-}
+double FakeWeight(TokenId token) { return (1 + token % 8) / 4.5; }
 
 float FakeLogprob(TokenId target) { return -0.125f * static_cast<float>(1 + target % 8); }
 int32_t FakeRank(TokenId target) { return 1 + target % 8; }

@@ -136,8 +136,9 @@ int32_t FakeRank(TokenId target);
 AttentionStats FakeAttention(const AttentionOptions& options, Position begin,
                              int64_t rows);
 
-// The share of attention that a query pays to a token that is `distance` before it, as
-// the probes have it, is in proportion to this: (1 + id % 8) / (distance + 1).
-double FakeWeight(TokenId token, int64_t distance = 0);
+// Probed queries pay a token so many times what TextScoreObserver::OnImportance expects
+// of them: (1 + id % 8) / 4.5, its importance. (Their shares thus sum to 1 on average
+// only.)
+double FakeWeight(TokenId token);
 
 }  // namespace quire

@@ -222,10 +222,10 @@ std::vector<double> Importance(const std::vector<TokenId>& read) {
   const auto size = static_cast<int64_t>(read.size());
   std::vector<double> sum(read.size()), seen(read.size());
   for (const int64_t query : ProbedRows(0, size, true)) {
-    double all = 0;
-    for (int64_t i = 0; i <= query; ++i) all += FakeWeight(read[i], query - i);
+    double harmonic = 0;
+    for (int64_t i = 0; i <= query; ++i) harmonic += 1.0 / static_cast<double>(i + 1);
     for (int64_t i = 0; i <= query; ++i) {
-      sum[i] += FakeWeight(read[i], query - i) / all;
+      sum[i] += FakeWeight(read[i]) / static_cast<double>(query - i + 1) / harmonic;
       seen[i] += 1;
     }
   }

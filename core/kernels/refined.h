@@ -18,8 +18,8 @@
 // P = min(1, p / eps^2) and its score raised by -log P: numerator and denominator of the
 // softmax are estimated without bias (importance sampling; vAttention, arXiv
 // 2510.05688, samples the rest uniformly). The choice of a row depends on nothing but the
-// tokens it sees, so neither chunks nor other sequences change it, and nothing of the future
-// leaks. Draws come from a fixed table, entered by layer, head and position.
+// tokens it sees, so neither chunks nor other sequences change it, and nothing of the
+// future leaks. Draws come from a fixed table, entered by layer, head and position.
 namespace quire::kernels {
 
 // One layer's groups: every page of kGroupTokens keys is one. A page is written down

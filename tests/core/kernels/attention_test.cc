@@ -127,7 +127,8 @@ TEST(AttentionBatchTest, SequencesOfAStepEqualSequencesAlone) {
     if (type == at::kBFloat16 && !HasFastBFloat16()) continue;
     Fixture f({type, 100, 30, 6, 3, 64, 64, 0}, 3);
     const SequenceRows all = {0, 30, 100, f.table};
-    const std::vector<SequenceRows> halves = {{0, 29, 100, f.table}, {29, 1, 129, f.table}};
+    const std::vector<SequenceRows> halves = {{0, 29, 100, f.table},
+                                              {29, 1, 129, f.table}};
     const at::Tensor whole = Attend(f, {all}, 0.125f);
     const at::Tensor parts = Attend(f, halves, 0.125f);
     EXPECT_LT(RelativeError(ToDoubles(parts), ToDoubles(whole)),

@@ -110,6 +110,7 @@ copy_host_settings() {
   for folder in "$system" "$image"; do
     mount --bind /proc "$folder/proc"
     mount --bind /dev "$folder/dev"
+    mount --bind /dev/pts "$folder/dev/pts"
   done
 }
 

@@ -17,6 +17,7 @@ namespace {
 static_assert(bf16::kRefinedPage == kGroupTokens && bf16::kRefinedPage == kSinkTokens);
 static_assert(bf16::kRefinedWindow == kWindowTokens);
 static_assert(bf16::kRefinedDraws == kDraws);
+static_assert(bf16::kMaxRefinedShare == kMaxRefinedShare);
 
 uint32_t Mix(uint32_t x) {  // a bijection of 32 bits (C. Wellons, "lowbias32")
   x = (x ^ (x >> 16)) * 0x7feb352dU;
@@ -225,7 +226,7 @@ void RefinedAttention(const at::Tensor& q, const PagedKv& kv, const PageIndex& i
                       const SequenceRows& sequence, const RefinedOptions& options,
                       at::Tensor& out, AttentionStats& stats) {
   QUIRE_CHECK(q.dim() == 4 && q.is_contiguous() && q.scalar_type() == kv.k.scalar_type());
-  QUIRE_CHECK(kv.block_tokens() == kGroupTokens && q.size(2) <= bf16::kMaxRefinedShare);
+  QUIRE_CHECK(kv.block_tokens() == kGroupTokens && q.size(2) <= kMaxRefinedShare);
   QUIRE_CHECK(sequence.begin >= kSinkTokens + kWindowTokens && sequence.rows > 0);
   const auto began = std::chrono::steady_clock::now();
   const bf16::RefinedCounts c = Call(q, kv, index, sequence, options, out).Run();

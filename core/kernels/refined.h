@@ -54,6 +54,9 @@ struct DroppedPages {
 DroppedPages MeansOf(const PageIndex& index, std::vector<int32_t> pages,
                      absl::Span<const BlockId> blocks, at::ScalarType type);
 
+// Most query heads that may share a key/value head.
+inline constexpr int64_t kMaxRefinedShare = 24;
+
 // For tests: what a row read.
 struct ReadColumn {
   int64_t head = 0;  // key/value head

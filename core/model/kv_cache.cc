@@ -10,7 +10,10 @@ KvCache::KvCache(const ModelConfig& config, const KvGeometry& geometry,
                                       geometry.tokens_per_block, config.head_dim};
   for (int32_t i = 0; i < config.num_layers; ++i) {
     layers_.push_back({at::empty(shape, type), at::empty(shape, type)});
-    if (geometry.tokens_per_block != kGroupTokens || config.head_dim % 8 != 0) continue;
+    if (geometry.tokens_per_block != kGroupTokens || config.head_dim % 8 != 0 ||
+        config.num_heads / config.num_kv_heads > kernels::kMaxRefinedShare) {
+      continue;
+    }
     indices_.push_back(kernels::PageIndex::Make(geometry.num_blocks, config.num_kv_heads,
                                                 config.head_dim));
   }

@@ -17,7 +17,8 @@ class KvCache {
   KvCache(const ModelConfig& config, const KvGeometry& geometry, at::ScalarType type);
 
   kernels::PagedKv& layer(int32_t index) { return layers_[index]; }
-  // Null if blocks are not of kGroupTokens tokens: then nothing is read sparsely.
+  // Null if blocks or heads are not what refined attention takes (kGroupTokens,
+  // kMaxRefinedShare, head sizes that 8 divides): then nothing is read sparsely.
   kernels::PageIndex* index(int32_t layer);
 
   int64_t bytes() const;        // of keys and values

@@ -60,7 +60,10 @@ absl::Status CpuModelRunner::Check(const StepItem& item) const {
   if (cache_->index(0) == nullptr && item.attention.mode == AttentionMode::kRefined) {
     return absl::InvalidArgumentError(absl::StrCat(
         "step item's attention.mode is REFINED; it needs cache blocks of ", kGroupTokens,
-        " tokens, and they have ", geometry_.tokens_per_block));
+        " tokens, which have ", geometry_.tokens_per_block,
+        ", a head size that 8 divides, which is ", c.head_dim, ", and at most ",
+        kernels::kMaxRefinedShare, " query heads a key/value head, of which there are ",
+        c.num_heads / c.num_kv_heads));
   }
   for (const BlockId block : item.blocks) {
     const auto id = static_cast<int32_t>(block);

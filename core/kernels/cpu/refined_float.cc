@@ -1,8 +1,10 @@
 #include "core/kernels/cpu/refined_float.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 namespace quire::kernels {
 namespace {
@@ -17,6 +19,11 @@ struct Column {
   float log2_weight = 0;
 };
 
+// Only the share of the time matters, not its unit.
+int64_t Nanoseconds() {
+  return std::chrono::steady_clock::now().time_since_epoch().count();
+}
+
 // One token of one key/value head.
 class TokenAttention {
  public:
@@ -28,16 +35,20 @@ class TokenAttention {
         window_(WindowPage(position_)) {}
 
   void Run(bf16::RefinedCounts& counts) {
+    const int64_t began = Nanoseconds();
     ListNear();
     counts.near_columns += static_cast<int64_t>(near_.size()) * a_.share;
     counts.near_keys += static_cast<int64_t>(near_.size());
+    const int64_t choosing = Nanoseconds();
     Choose(counts);
+    counts.selection_cycles += Nanoseconds() - choosing;
     if (a_.options->tail == TailEstimate::kGroupMeans) AddRests();
     AddDropped();
     counts.far_columns += static_cast<int64_t>(far_.size()) * a_.share;
     counts.far_keys += static_cast<int64_t>(far_.size());
     Record();
     for (int64_t r = 0; r < a_.share; ++r) Attend(r, counts);
+    counts.cycles += Nanoseconds() - began;
   }
 
  private:

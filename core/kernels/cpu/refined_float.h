@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "core/kernels/cpu/bf16_kernels.h"
 #include "core/kernels/refined.h"

@@ -163,6 +163,7 @@ class Call {
     return std::vector<float>(options_.page_shares != nullptr ? s_.blocks.size() : 0);
   }
   void AddPageShares(int64_t head, const std::vector<float>& shares) {
+    if (shares.empty()) return;
     std::lock_guard lock(mutex_);
     for (size_t i = 0; i < shares.size(); ++i) {
       options_.page_shares[head * s_.blocks.size() + i] += shares[i];

@@ -44,7 +44,9 @@ TokenId Advance(LoadedRunner& loaded, absl::Span<const TokenId> tokens, size_t b
       loaded.runner->Step({.items = {{.begin = static_cast<Position>(begin),
                                       .tokens = tokens,
                                       .blocks = blocks,
-                                      .sample = sample}}});
+                                      .sample = sample,
+                                      // The peers read every token.
+                                      .attention = {.mode = AttentionMode::kDense}}}});
   if (!results.ok()) {
     std::fprintf(stderr, "%s\n", results.status().ToString().c_str());
     std::exit(1);

@@ -19,6 +19,22 @@ class SequenceInLayer {
                   SequenceAttention& sequence, at::Tensor& out)
       : q_(q), kv_(kv), index_(index), layer_(layer), s_(sequence), out_(out) {}
 
+  // One row that reads everything it sees: such sequences are run together.
+  bool DecodesDensely() const {
+    const bool sparse =
+        Mode() == AttentionMode::kFaithful ||
+        (Mode() != AttentionMode::kDense && s_.rows.begin + 1 >= s_.options.SparseFrom());
+    return s_.rows.rows == 1 && !sparse && s_.probed.empty();
+  }
+
+  // What Run does, but for the attention itself, which took so long.
+  void CountDenseDecode(double seconds) {
+    if (index_ != nullptr) ForgetReusedPages();
+    s_.stats.work += kernels::DenseWork(layer_.shape, s_.rows, Element());
+    CountDense(s_.rows);
+    s_.stats.seconds += seconds;
+  }
+
   void Run() {
     const auto began = std::chrono::steady_clock::now();
     if (index_ != nullptr) ForgetReusedPages();
@@ -81,6 +97,10 @@ class SequenceInLayer {
 
   void RunDense(const kernels::SequenceRows& rows) {
     kernels::DenseAttention(q_, kv_, rows, layer_.scale, out_);
+    CountDense(rows);
+  }
+
+  void CountDense(const kernels::SequenceRows& rows) {
     const AttentionWork dense = kernels::DenseWork(layer_.shape, rows, Element());
     s_.stats.work.columns += dense.dense_columns;
     s_.stats.work.attention_macs += dense.dense_macs;
@@ -207,9 +227,24 @@ at::Tensor Attend(const at::Tensor& q, const kernels::PagedKv& kv,
                   absl::Span<SequenceAttention> sequences) {
   at::Tensor out =
       at::empty({q.size(1), layer.shape.query_heads * layer.shape.head_dim}, q.options());
+  std::vector<kernels::SequenceRows> decodes;
+  std::vector<SequenceInLayer> decoded;
   for (SequenceAttention& s : sequences) {
-    SequenceInLayer(q, kv, index, layer, s, out).Run();
+    SequenceInLayer in_layer(q, kv, index, layer, s, out);
+    if (in_layer.DecodesDensely()) {
+      decodes.push_back(s.rows);
+      decoded.push_back(in_layer);
+    } else {
+      in_layer.Run();
+    }
     if (layer.layer + 1 == layer.num_layers) CountAudits(s);
+  }
+  if (decodes.empty()) return out;
+  const auto began = std::chrono::steady_clock::now();
+  kernels::DenseDecode(q, kv, decodes, layer.scale, out);
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+  for (SequenceInLayer& s : decoded) {
+    s.CountDenseDecode(took.count() / static_cast<double>(decoded.size()));
   }
   return out;
 }

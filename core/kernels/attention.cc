@@ -128,27 +128,47 @@ void PrefillBf16(const at::Tensor& q, const PagedKv& kv, const SequenceRows& s,
 // Keys of one decode task; long contexts are split so that every thread has work.
 constexpr int64_t kKeysPerTask = 512;
 
-void DecodeBf16(const at::Tensor& q, const PagedKv& kv, const SequenceRows& s,
-                float scale, at::Tensor& out) {
-  const int64_t kv_heads = q.size(0), share = q.size(2), d = q.size(3);
-  const int64_t keys = s.begin + 1;
-  const int64_t parts = (keys + kKeysPerTask - 1) / kKeysPerTask;
-  std::vector<float> sums(kv_heads * parts * share * d);
-  std::vector<float> maxima(kv_heads * parts * share), totals(kv_heads * parts * share);
-  at::parallel_for(0, kv_heads * parts, 1, [&](int64_t first, int64_t last) {
-    std::vector<float> scratch(bf16::PrefillScratchSize(0, d));
-    for (int64_t task = first; task < last; ++task) {
-      const int64_t key = task % parts * kKeysPerTask;
-      bf16::DecodeKeys(HeadArgs(q, kv, s, task / parts, scale, out), key,
-                       std::min(keys, key + kKeysPerTask), scratch.data(),
-                       &sums[task * share * d], &maxima[task * share],
-                       &totals[task * share]);
+// A part of one sequence's only row, for one key/value head.
+struct DecodeTask {
+  const SequenceRows* sequence;
+  int64_t head;
+  int64_t part, parts;  // of the sequence's keys
+};
+
+std::vector<DecodeTask> DecodeTasks(absl::Span<const SequenceRows> sequences,
+                                    int64_t kv_heads) {
+  std::vector<DecodeTask> tasks;
+  for (const SequenceRows& s : sequences) {
+    const int64_t parts = s.begin / kKeysPerTask + 1;
+    for (int64_t head = 0; head < kv_heads; ++head) {
+      for (int64_t part = 0; part < parts; ++part) {
+        tasks.push_back({&s, head, part, parts});
+      }
+    }
+  }
+  return tasks;
+}
+
+void DecodeBf16(const at::Tensor& q, const PagedKv& kv,
+                absl::Span<const SequenceRows> sequences, float scale, at::Tensor& out) {
+  const int64_t share = q.size(2), d = q.size(3);
+  const std::vector<DecodeTask> tasks = DecodeTasks(sequences, q.size(0));
+  const auto count = static_cast<int64_t>(tasks.size());
+  std::vector<float> sums(count * share * d), maxima(count * share),
+      totals(count * share);
+  at::parallel_for(0, count, 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const DecodeTask& task = tasks[i];
+      const int64_t keys = task.sequence->begin + 1, key = task.part * kKeysPerTask;
+      bf16::DecodeKeys(HeadArgs(q, kv, *task.sequence, task.head, scale, out), key,
+                       std::min(keys, key + kKeysPerTask), &sums[i * share * d],
+                       &maxima[i * share], &totals[i * share]);
     }
   });
-  for (int64_t g = 0; g < kv_heads; ++g) {
-    const int64_t at = g * parts * share;
-    bf16::MergeDecode(HeadArgs(q, kv, s, g, scale, out), parts, &sums[at * d],
-                      &maxima[at], &totals[at]);
+  for (int64_t i = 0; i < count; i += tasks[i].parts) {
+    bf16::MergeDecode(HeadArgs(q, kv, *tasks[i].sequence, tasks[i].head, scale, out),
+                      tasks[i].parts, &sums[i * share * d], &maxima[i * share],
+                      &totals[i * share]);
   }
 }
 
@@ -160,10 +180,19 @@ void DenseAttention(const at::Tensor& q, const PagedKv& kv, const SequenceRows& 
   if (q.scalar_type() != at::kBFloat16) {
     AttendFloat(q, kv, sequence, scale, out);
   } else if (sequence.rows == 1) {
-    DecodeBf16(q, kv, sequence, scale, out);
+    DecodeBf16(q, kv, {&sequence, 1}, scale, out);
   } else {
     PrefillBf16(q, kv, sequence, scale, out);
   }
+}
+
+void DenseDecode(const at::Tensor& q, const PagedKv& kv,
+                 absl::Span<const SequenceRows> sequences, float scale, at::Tensor& out) {
+  QUIRE_CHECK(q.dim() == 4 && q.is_contiguous() && q.scalar_type() == kv.k.scalar_type());
+  if (q.scalar_type() == at::kBFloat16) {
+    return DecodeBf16(q, kv, sequences, scale, out);
+  }
+  for (const SequenceRows& s : sequences) AttendFloat(q, kv, s, scale, out);
 }
 
 at::Tensor DenseAttentionOf(const at::Tensor& q, const PagedKv& kv,

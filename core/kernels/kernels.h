@@ -105,6 +105,10 @@ at::Tensor RopeAndStore(const at::Tensor& qkv, const HeadShape& shape,
 void DenseAttention(const at::Tensor& q, const PagedKv& kv, const SequenceRows& sequence,
                     float scale, at::Tensor& out);
 
+// The same for sequences of one row each, all at a time: what a step that decodes needs.
+void DenseDecode(const at::Tensor& q, const PagedKv& kv,
+                 absl::Span<const SequenceRows> sequences, float scale, at::Tensor& out);
+
 // The same for some of the sequence's rows, `tokens` ascending in [0, rows) -> [n, H D].
 at::Tensor DenseAttentionOf(const at::Tensor& q, const PagedKv& kv,
                             const SequenceRows& sequence,

@@ -15,16 +15,6 @@ void PrefillRows(const AttentionArgs& a, int64_t first, int64_t last, float* scr
   }
 }
 
-void DecodeKeys(const AttentionArgs& a, int64_t first, int64_t last, float* scratch,
-                float* sum, float* max, float* total) {
-  Scratch s = Carve(scratch, 0, a.head_dim);
-  s.sum = sum;
-  s.max = max;
-  s.total = total;
-  StartRows(a.share, a.head_dim, s);
-  AttendKeys(a, 0, a.share, first, last, s);
-}
-
 void MergeDecode(const AttentionArgs& a, int64_t parts, const float* sum,
                  const float* max, const float* total) {
   for (int64_t r = 0; r < a.share; ++r) {

@@ -76,9 +76,9 @@ void PrefillRows(const AttentionArgs& args, int64_t first, int64_t last, float* 
 
 // One token's R rows over keys [first, last), all of which it sees; a partial result: sum
 // [R, D], maximum of the scores (in units of log2) and sum of 2^(score - maximum) [R], to
-// be merged by MergeDecode. scratch: PrefillScratchSize(0).
-void DecodeKeys(const AttentionArgs& args, int64_t first, int64_t last, float* scratch,
-                float* sum, float* max, float* total);
+// be merged by MergeDecode.
+void DecodeKeys(const AttentionArgs& args, int64_t first, int64_t last, float* sum,
+                float* max, float* total);
 // parts: consecutive [R, D], [R], [R] results -> out of the token.
 void MergeDecode(const AttentionArgs& args, int64_t parts, const float* sum,
                  const float* max, const float* total);

@@ -53,10 +53,14 @@ void StoreColumns(const LinearArgs& args, const Panel& panel, int64_t row, int j
 void PanelRows(const LinearArgs& args, const Panel& panel, int64_t row, int64_t block,
                float* sums) {
   const int64_t pairs = args.in / 2;
+  // Tiles of nearly the same height: one of six and one of two take twice as long as two
+  // of four.
+  const int64_t tiles = (block + kTileRows - 1) / kTileRows;
+  const int64_t height = (block + tiles - 1) / tiles;
   for (int64_t p = 0; p < pairs; p += kSlicePairs) {
     const int64_t slice = Min(kSlicePairs, pairs - p);
-    for (int64_t r = 0; r < block; r += kTileRows) {
-      WithRows(Min(kTileRows, block - r), [&]<int kRows>() {
+    for (int64_t r = 0; r < block; r += height) {
+      WithRows(Min(height, block - r), [&]<int kRows>() {
         Tile<kRows> tile;
         if (p == 0) {
           tile.Zero();

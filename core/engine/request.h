@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <variant>
 #include <vector>
 
@@ -40,9 +41,26 @@ struct ScoreRequest {
 
 inline constexpr int32_t kMaxTopLogprobs = 20;
 
+inline constexpr int32_t kMinPriority = -2;
+inline constexpr int32_t kMaxPriority = 2;
+inline constexpr size_t kMaxTenantBytes = 64;
+
+// Whose request it is and how urgent.
+struct Scheduling {
+  int32_t priority = 0;  // [kMinPriority, kMaxPriority]; the highest goes first
+  std::string tenant;    // at most kMaxTenantBytes bytes; "" is a tenant like any other
+  // A call may read its text in several passes, each a request. What the passes after
+  // this one will take counts when its deadline is judged; and a pass after the first is
+  // not refused for want of room or time, since its call was admitted.
+  int64_t later_prompt_tokens = 0;
+  int64_t later_new_tokens = 0;
+  bool admitted = false;
+};
+
 struct EngineRequest {
   std::variant<GenerateRequest, ScoreRequest> work;
   absl::Time deadline = absl::InfiniteFuture();
+  Scheduling scheduling;
 };
 
 // What a request consumed. Integers only, so sums are exact.
@@ -57,7 +75,7 @@ struct Usage {
 struct Timings {
   absl::Duration queue;    // accepted until its first step began
   absl::Duration prefill;  // first step began until the prompt was computed
-  absl::Duration decode;   // the rest
+  absl::Duration decode;   // the rest; waiting after a preemption counts where it falls
   Timings& operator+=(const Timings& other);
 };
 
@@ -73,8 +91,9 @@ struct Finished {
   AttentionReceipt attention;
 };
 
-// Receives one request's output. Called from the engine thread only, in order; OnFinished
-// exactly once and last. Implementations must not block and must not call the engine.
+// Receives one request's output. Called from one thread of the engine's own, in order;
+// OnFinished exactly once and last. Implementations must not block and must not call the
+// engine.
 class RequestSink {
  public:
   virtual ~RequestSink() = default;

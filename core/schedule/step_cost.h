@@ -51,6 +51,9 @@ struct StepCost {
   friend bool operator==(const StepCost&, const StepCost&) = default;
 };
 
+// Of a small model on two cores: good enough to begin with.
+StepCost DefaultStepCost();
+
 // The most rows, at most rows.rows, that may be added to `step` so that the whole takes
 // at most `limit_ns`. Cost grows with rows, so this is a search.
 int64_t RowsWithin(const StepCost& cost, const StepFeatures& step, RowRange rows,

@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "core/base/types.h"
@@ -57,6 +58,8 @@ struct AttentionProbe {
 
 struct StepResult {
   RequestId id{};
+  // Not OK: this item failed, whatever else stands here; the other items did not notice.
+  absl::Status status;
   std::optional<TokenScore> sampled;  // set iff the item asked to sample
   std::vector<TokenScore> scores;  // one for each target that is not kNoTarget, in order
   AttentionStats attention;
@@ -66,8 +69,15 @@ struct StepResult {
   std::vector<int32_t> dropped_blocks;
 };
 
+// Keys, values, groups and index of every layer.
+struct BlockCopy {
+  BlockId from{};
+  BlockId to{};
+};
+
 struct StepInput {
-  std::vector<StepItem> items;
+  std::vector<StepItem> items;      // of different sequences
+  std::vector<BlockCopy> copies;    // done first, in order
   std::vector<RequestId> released;  // finished since the last step: drop their state
 };
 
@@ -75,10 +85,11 @@ struct StepInput {
 class ModelRunner {
  public:
   virtual ~ModelRunner() = default;
-  // Results are in item order. Called by one thread at a time.
-  // kInvalidArgument: an item breaks a rule above or the model's limits, nothing was
-  // computed. kResourceExhausted: out of device memory, the step had no effect. Any other
-  // error is fatal to the requests of the step.
+  // Results are in item order; one item's result does not depend on the others, beyond
+  // the order of floating-point sums. Called by one thread at a time. An item that breaks
+  // a rule above or the model's limits has a result with that status. An error of the
+  // whole step: what its items had in the cache before is still there, so that each may
+  // be tried again alone. kResourceExhausted: out of device memory.
   virtual absl::StatusOr<std::vector<StepResult>> Step(const StepInput& input) = 0;
 };
 

@@ -82,7 +82,8 @@ class BlockPool {
   void SetCached(BlockId block);
   // Its content is worth nothing any more. REQUIRES: cached.
   void ClearCached(BlockId block);
-  // A cached block that nobody holds was wanted again: it becomes the last to be evicted.
+  // A cached block was wanted again: if nobody holds it, it becomes the last to be
+  // evicted. REQUIRES: cached.
   void Touch(BlockId block);
   // Called with each cached block whose memory is taken, before it is given out; it is
   // not cached any more. Must not call the pool.
@@ -95,9 +96,11 @@ class BlockPool {
     bool cached = false;
     std::list<BlockId>::iterator place;  // in evictable_, if cached and not held
   };
-  BlockId Take();  // REQUIRES: free_blocks() > 0
+  size_t IndexOf(BlockId block) const;  // REQUIRES: one of this pool's ids
+  BlockId Take();                       // REQUIRES: free_blocks() > 0
   void Hold(BlockId block);
   void GiveBack(BlockId block);
+  void PutEmpty(BlockId block);
 
   KvGeometry geometry_;
   std::vector<Block> blocks_;

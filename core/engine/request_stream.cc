@@ -2,6 +2,7 @@
 
 #include <condition_variable>
 #include <deque>
+#include <iterator>
 #include <mutex>
 #include <utility>
 
@@ -17,6 +18,7 @@ struct RequestStream::Channel {
   std::condition_variable changed;
   std::deque<RequestEvent> events;
   bool finished = false;  // Finished was pushed
+  bool sleeping = false;  // the reader wants to hear of Finished only
 
   void Push(RequestEvent event) {
     std::lock_guard lock(mutex);
@@ -26,7 +28,7 @@ struct RequestStream::Channel {
                        std::holds_alternative<PrefillProgress>(events.back());
     if (merge) events.pop_back();
     events.push_back(std::move(event));
-    changed.notify_all();
+    if (finished || !sleeping) changed.notify_all();
   }
 };
 
@@ -80,6 +82,22 @@ RequestEvent RequestStream::Next() {
   RequestEvent event = std::move(channel_->events.front());
   channel_->events.pop_front();
   return event;
+}
+
+std::vector<RequestEvent> RequestStream::NextAll(absl::Duration pause) {
+  std::unique_lock lock(channel_->mutex);
+  QUIRE_CHECK(!channel_->finished || !channel_->events.empty());
+  if (pause > absl::ZeroDuration()) {
+    channel_->sleeping = true;
+    channel_->changed.wait_for(lock, absl::ToChronoNanoseconds(pause),
+                               [this] { return channel_->finished; });
+    channel_->sleeping = false;
+  }
+  channel_->changed.wait(lock, [this] { return !channel_->events.empty(); });
+  std::vector<RequestEvent> all(std::make_move_iterator(channel_->events.begin()),
+                                std::make_move_iterator(channel_->events.end()));
+  channel_->events.clear();
+  return all;
 }
 
 }  // namespace quire

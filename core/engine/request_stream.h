@@ -6,20 +6,12 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "core/base/cancellation.h"
 #include "core/engine/engine.h"
+#include "core/engine/outbox.h"
 
 namespace quire {
-
-struct PrefillProgress {
-  int64_t done_tokens = 0;
-  int64_t total_tokens = 0;
-};
-struct TokenImportance {
-  std::vector<float> values;  // see RequestSink::OnImportance
-};
-using RequestEvent = std::variant<PrefillProgress, TokenScore, std::vector<TokenScore>,
-                                  TokenImportance, Finished>;
 
 // A request's output, pulled instead of pushed: what a handler thread uses. Holds at most
 // the request's own output (progress events are merged). One reader thread; Cancel from
@@ -36,6 +28,11 @@ class RequestStream {
 
   // Waits for the next event. After Finished there is none: do not call again.
   RequestEvent Next();
+
+  // All events there are, at least one; the same end. First sleeps for `pause`, unless
+  // the request is finished meanwhile: no token wakes this thread before it would act on
+  // it.
+  std::vector<RequestEvent> NextAll(absl::Duration pause = absl::ZeroDuration());
 
  private:
   struct Channel;

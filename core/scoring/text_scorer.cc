@@ -53,6 +53,13 @@ int32_t Overlap(int32_t requested, int32_t context_tokens) {
   return requested > 0 ? requested : std::max(1, context_tokens / 4);
 }
 
+// Tokens that the windows after the first read: all of each but its last.
+int64_t LaterTokens(int64_t size, int64_t context_tokens, int64_t windows,
+                    int64_t stride) {
+  if (windows == 1) return 0;
+  return (windows - 2) * (context_tokens - 1) + size - (windows - 1) * stride - 1;
+}
+
 class Scorer {
  public:
   Scorer(Engine& engine, absl::Span<const TokenId> tokens,
@@ -71,6 +78,7 @@ class Scorer {
     const int64_t stride = context_tokens - overlap;
     result_.windows = CountScoreWindows(size, context_tokens, overlap);
     result_.overlap_tokens = result_.windows > 1 ? overlap : 0;
+    later_tokens_ = LaterTokens(size, context_tokens, result_.windows, stride);
     QUIRE_RETURN_IF_ERROR(ReportFirstToken());
     if (size == 1) return ReportLoneImportance();
     for (int32_t index = 0; index < result_.windows; ++index) {
@@ -120,6 +128,12 @@ class Scorer {
                      .importance = options_.importance,
                      .attention = options_.attention};
     request.deadline = options_.deadline;
+    request.scheduling = options_.scheduling;
+    if (number == 1) {
+      request.scheduling.later_prompt_tokens += later_tokens_;
+    } else {
+      request.scheduling.admitted = true;
+    }
     QUIRE_ASSIGN_OR_RETURN(
         const std::unique_ptr<RequestStream> stream,
         RequestStream::Open(engine_, std::move(request), cancellation_));
@@ -177,6 +191,7 @@ class Scorer {
   const TextScoreOptions& options_;
   Cancellation* cancellation_;
   TextScoreObserver& observer_;
+  int64_t later_tokens_ = 0;  // of the windows after the first
   TextScoreResult result_;
 };
 

@@ -24,6 +24,8 @@ struct TextScoreOptions {
   bool importance = false;     // tell the observer, see TextScoreObserver::OnImportance
   AttentionOptions attention;  // of every window
   absl::Time deadline = absl::InfiniteFuture();
+  // The first window's; those after it are told to be admitted already.
+  Scheduling scheduling;
 };
 
 struct ScoreProgress {

@@ -81,22 +81,28 @@ class AnswerWriter {
   AnswerWriter(const Tokenizer& tokenizer, SummaryObserver& observer, ByteSpan document)
       : decoder_(tokenizer), observer_(&observer), sources_({document}) {}
 
-  absl::Status Push(TokenId token) { return Write(decoder_.Push(token)); }
-  absl::Status Finish() { return Write(decoder_.Finish()); }
+  void Push(TokenId token) { Add(decoder_.Push(token)); }
+  // Tells what was added since the last time.
+  absl::Status Flush() {
+    if (answer_ != nullptr) answer_->append(unsaid_);
+    const std::string text = std::exchange(unsaid_, {});
+    if (answer_ != nullptr || text.empty()) return absl::OkStatus();
+    return observer_->OnText(text, std::exchange(sources_, {}));
+  }
+  absl::Status Finish() {
+    Add(decoder_.Finish());
+    return Flush();
+  }
 
  private:
-  absl::Status Write(std::string_view text) {
+  void Add(std::string_view text) {
     if (!started_) text.remove_prefix(SkipWhiteSpace(text, 0));
-    if (text.empty()) return absl::OkStatus();
-    started_ = true;
-    if (answer_ != nullptr) {
-      answer_->append(text);
-      return absl::OkStatus();
-    }
-    return observer_->OnText(text, std::exchange(sources_, {}));
+    started_ = started_ || !text.empty();
+    unsaid_.append(text);
   }
 
   StreamDecoder decoder_;
+  std::string unsaid_;
   std::string* answer_ = nullptr;
   SummaryObserver* observer_ = nullptr;
   std::vector<ByteSpan> sources_;  // told with the first piece only
@@ -224,16 +230,40 @@ class AbstractiveRun {
     generate.sampling = job_.options.sampling.value_or(prompts_.sampling());
     QUIRE_RETURN_IF_ERROR(job_.observer.OnProgress(progress_.BeginPass(
         static_cast<int64_t>(generate.prompt.size()), max_new_tokens, ahead)));
+    EngineRequest request{std::move(generate), job_.options.deadline,
+                          SchedulingOf(ahead)};
     QUIRE_ASSIGN_OR_RETURN(
         const std::unique_ptr<RequestStream> stream,
-        RequestStream::Open(*job_.model.engine,
-                            {std::move(generate), job_.options.deadline},
-                            job_.cancellation));
+        RequestStream::Open(*job_.model.engine, std::move(request), job_.cancellation));
+    return ReadAnswer(*stream, writer);
+  }
+
+  // Of the next pass. What is ahead counts once, with the first.
+  Scheduling SchedulingOf(const WorkAhead& ahead) {
+    Scheduling scheduling = job_.options.scheduling;
+    scheduling.admitted = scheduling.admitted || std::exchange(first_pass_over_, true);
+    if (!scheduling.admitted) {
+      scheduling.later_prompt_tokens += ahead.prefill_tokens;
+      scheduling.later_new_tokens += ahead.decode_tokens;
+    }
+    return scheduling;
+  }
+
+  absl::Status ReadAnswer(RequestStream& stream, AnswerWriter& writer) {
+    const absl::Duration interval = job_.options.text_interval;
+    absl::Time told = absl::InfinitePast();
     while (true) {
-      const RequestEvent event = stream->Next();
-      if (const auto* finished = std::get_if<Finished>(&event))
-        return FinishPass(*finished, writer);
-      QUIRE_RETURN_IF_ERROR(OnEvent(event, writer));
+      const absl::Duration since = job_.clock.Now() - told;
+      for (const RequestEvent& event : stream.NextAll(interval - since)) {
+        if (const auto* finished = std::get_if<Finished>(&event)) {
+          return FinishPass(*finished, writer);
+        }
+        QUIRE_RETURN_IF_ERROR(OnEvent(event, writer));
+        if (!std::holds_alternative<TokenScore>(event)) continue;
+        told = job_.clock.Now();
+        if (interval == absl::ZeroDuration()) QUIRE_RETURN_IF_ERROR(writer.Flush());
+      }
+      QUIRE_RETURN_IF_ERROR(writer.Flush());
     }
   }
 
@@ -245,7 +275,8 @@ class AbstractiveRun {
     if (progress.done_tokens % kTokensPerReport == 1) {
       QUIRE_RETURN_IF_ERROR(job_.observer.OnProgress(progress));
     }
-    return writer.Push(std::get<TokenScore>(event).token);
+    writer.Push(std::get<TokenScore>(event).token);
+    return absl::OkStatus();
   }
 
   absl::Status FinishPass(const Finished& finished, AnswerWriter& writer) {
@@ -262,6 +293,7 @@ class AbstractiveRun {
   PassProgress progress_;
   PassLengths lengths_;
   int32_t level_ = 0;  // how often the text was replaced by its parts' summaries
+  bool first_pass_over_ = false;
   SummaryResult result_;
 };
 

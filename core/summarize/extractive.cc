@@ -105,7 +105,8 @@ absl::StatusOr<SummaryResult> SummarizeExtractive(const SummaryJob& job) {
   const int32_t context = job.model.context_tokens();
   const TextScoreOptions score{.importance = true,
                                .attention = job.options.attention,
-                               .deadline = job.options.deadline};
+                               .deadline = job.options.deadline,
+                               .scheduling = job.options.scheduling};
   QUIRE_RETURN_IF_ERROR(CheckFaithfulText(score.attention, tokens, context));
   const int32_t windows = CountScoreWindows(tokens, context, score.overlap_tokens);
   QUIRE_RETURN_IF_ERROR(job.observer.OnPlan({.strategy = SummaryStrategy::kExtractive,

@@ -29,6 +29,9 @@ struct SummaryOptions {
   std::optional<int32_t> max_new_tokens;   // of one pass; unset: the prompt set's
   AttentionOptions attention;              // of every pass
   absl::Time deadline = absl::InfiniteFuture();
+  Scheduling scheduling;  // the first pass's; those after it are admitted already
+  // Tokens that come sooner after a piece of text than this are told in one piece.
+  absl::Duration text_interval = absl::ZeroDuration();
   absl::Status Validate() const;  // kInvalidArgument names the field
 };
 

@@ -28,6 +28,7 @@ struct StepFeatures {
   int64_t sparse_rows = 0;
   int64_t scanned_columns = 0;  // tokens seen by sparse rows
 
+  // Of two parts of one step. Sums that are too large stay at the largest int64.
   StepFeatures& operator+=(const StepFeatures& other);
   friend bool operator==(const StepFeatures&, const StepFeatures&) = default;
 };
@@ -46,7 +47,7 @@ struct StepCost {
   int64_t sparse_row_ps = 0;
   int64_t scanned_column_ps = 0;
 
-  // Nanoseconds, rounded up.
+  // Nanoseconds, rounded up; what is too large is about 2^63 picoseconds.
   int64_t Nanoseconds(const StepFeatures& features) const;
   friend bool operator==(const StepCost&, const StepCost&) = default;
 };
@@ -61,22 +62,26 @@ int64_t RowsWithin(const StepCost& cost, const StepFeatures& step, RowRange rows
 
 // Learns the prices from steps that were timed: each price moves by the share it has in
 // the prediction (exponentiated gradient, Kivinen and Warmuth 1997), so prices stay
-// positive and what a step did not use stays as it was. Deterministic. Not thread-safe.
+// positive (a price of 0 stays 0) and what a step did not use stays as it was. A step
+// moves no price by more than a factor of 2. Deterministic. Not thread-safe.
 class StepCostFit {
  public:
   // rate in (0, 1]: the share of a step's error that is corrected at once.
   StepCostFit(const StepCost& prior, double rate);
 
+  // A step that took no time, or that was to take none, teaches nothing.
   void Add(const StepFeatures& features, int64_t nanoseconds);
 
   StepCost cost() const;
-  // Mean of |ln(measured / predicted)| over the last steps, each before it was learned.
+  // Mean of |ln(measured / predicted)| over about the last 32 steps, each before it was
+  // learned.
   double error() const { return error_; }
 
  private:
   double prices_[8];  // picoseconds, in the order of StepCost
   double rate_;
   double error_ = 0;
+  int64_t steps_ = 0;
 };
 
 }  // namespace quire

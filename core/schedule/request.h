@@ -1,0 +1,52 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/schedule/scheduler.h"
+
+// What a request's numbers mean.
+namespace quire {
+
+inline int64_t TokensLeft(const ScheduledRequest& request) {
+  return request.known_tokens - request.computed_tokens;
+}
+
+inline bool PromptRead(const ScheduledRequest& request) {
+  return request.computed_tokens >= request.prompt_tokens;
+}
+
+inline bool Decodes(const ScheduledRequest& request) {
+  return request.running && TokensLeft(request) == 1 && PromptRead(request);
+}
+
+inline bool IsLong(const ScheduleOptions& options, const ScheduledRequest& request) {
+  return request.prompt_tokens >= options.long_prompt_tokens;
+}
+
+// Its prompt must still be read in one item.
+inline bool ReadsWhole(const ScheduledRequest& request) {
+  return request.whole && !PromptRead(request);
+}
+
+// KvGeometry::BlocksFor that no number of tokens overflows.
+inline int64_t BlocksFor(const KvGeometry& kv, int64_t tokens) {
+  return tokens / kv.tokens_per_block + (tokens % kv.tokens_per_block != 0 ? 1 : 0);
+}
+
+// Blocks that it holds once it has started.
+inline int64_t BlocksToStart(const KvGeometry& kv, const ScheduledRequest& request) {
+  const int64_t next = std::min(request.known_tokens + 1, request.max_tokens);
+  return BlocksFor(
+      kv, request.pinned ? request.max_tokens : std::max(request.known_tokens, next));
+}
+
+// Its next `rows` tokens, as far as their cost goes.
+inline RowRange RowsOf(const ScheduledRequest& request, int64_t rows) {
+  return {.begin = request.computed_tokens,
+          .rows = rows,
+          .samples = request.samples && rows == TokensLeft(request),
+          .sparse_from = request.sparse_from};
+}
+
+}  // namespace quire

@@ -102,6 +102,7 @@ void PrefixCache::Rep::Evicted(BlockId block) {
   family->second.erase(entry->second.page);
   if (family->second.empty()) families.erase(family);
   entries.erase(entry);
+  QUIRE_CHECK(families.size() <= entries.size());  // old families would pile up unseen
   ++evicted;
 }
 

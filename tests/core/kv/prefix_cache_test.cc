@@ -313,6 +313,10 @@ TEST_F(PrefixCacheTest, AtTheEndAllPagesAreForgotten) {
   EXPECT_EQ(pool_.free_blocks(), 7);
   Squeeze(7);
   EXPECT_THAT(lease.blocks(), ElementsAre(B(0)));
+  pool_.SetCached(B(0));
+  lease = BlockLease();
+  Squeeze(1);  // and nobody is told
+  EXPECT_EQ(pool_.cached_blocks(), 0);
 }
 
 TEST_F(PrefixCacheTest, ALongDocumentIsFoundWhole) {

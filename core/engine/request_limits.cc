@@ -1,10 +1,12 @@
 #include "core/engine/request_limits.h"
 
+#include <algorithm>
 #include <string>
 #include <string_view>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/engine/refuse.h"
 
 namespace quire {
 namespace {
@@ -107,21 +109,55 @@ absl::Status CheckFaithfulText(const AttentionOptions& attention, int64_t text_t
                    window_tokens, " tokens, one window, and it has ", text_tokens));
 }
 
+absl::Status CheckScheduling(const Scheduling& scheduling) {
+  if (scheduling.priority < kMinPriority || scheduling.priority > kMaxPriority) {
+    return absl::InvalidArgumentError(absl::StrCat("priority is ", scheduling.priority,
+                                                   "; it must be in [", kMinPriority,
+                                                   ", ", kMaxPriority, "]"));
+  }
+  if (scheduling.tenant.size() > kMaxTenantBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tenant has ", scheduling.tenant.size(),
+                     " bytes; it must have at most ", kMaxTenantBytes));
+  }
+  return absl::OkStatus();
+}
+
+RequestShape ShapeOf(const EngineRequest& request) {
+  RequestShape shape{.prompt_tokens = PromptTokens(request),
+                     .deadline = request.deadline,
+                     .scheduling = request.scheduling};
+  if (const auto* generate = std::get_if<GenerateRequest>(&request.work)) {
+    shape.new_tokens = generate->max_new_tokens;
+    shape.attention = generate->attention;
+  } else {
+    shape.attention = std::get<ScoreRequest>(request.work).attention;
+  }
+  return shape;
+}
+
+absl::Status CheckShape(const RequestShape& shape, const EngineOptions& options,
+                        absl::Time now) {
+  QUIRE_RETURN_IF_ERROR(CheckScheduling(shape.scheduling));
+  if (shape.deadline <= now) {
+    return absl::DeadlineExceededError(absl::StrCat(
+        "the deadline passed ", absl::FormatDuration(now - shape.deadline), " ago"));
+  }
+  const int64_t needed = shape.prompt_tokens + std::max<int64_t>(shape.new_tokens, 1) - 1;
+  if (needed > options.kv.capacity_tokens()) {
+    return Refuse(Refusal::kTooLarge,
+                  absl::StrCat("the request needs ", needed,
+                               " tokens of key/value cache; the cache has ",
+                               options.kv.capacity_tokens()));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckRequest(const EngineRequest& request, const EngineOptions& options,
                           absl::Time now) {
   QUIRE_RETURN_IF_ERROR(std::visit(
       [&](const auto& work) { return CheckWork(work, options.model); }, request.work));
-  if (request.deadline <= now) {
-    return absl::DeadlineExceededError(absl::StrCat(
-        "the deadline passed ", absl::FormatDuration(now - request.deadline), " ago"));
-  }
-  const int64_t needed = CacheTokens(request);
-  if (options.kv.BlocksFor(needed) > options.kv.num_blocks) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "the request needs ", needed, " tokens of key/value cache; the cache has ",
-        options.kv.capacity_tokens()));
-  }
-  return absl::OkStatus();
+  return CheckShape(ShapeOf(request), options, now);
 }
 
 }  // namespace quire

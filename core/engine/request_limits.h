@@ -31,6 +31,15 @@ absl::Status CheckFaithfulText(const AttentionOptions& attention, int64_t text_t
                                int64_t window_tokens,
                                std::string_view path = "attention");
 
+// Priority and tenant in their limits; kInvalidArgument names the field.
+absl::Status CheckScheduling(const Scheduling& scheduling);
+
+RequestShape ShapeOf(const EngineRequest& request);
+
+// What CheckRequest refuses that can be told from the shape.
+absl::Status CheckShape(const RequestShape& shape, const EngineOptions& options,
+                        absl::Time now);
+
 // What Engine::Submit refuses by looking at the request alone; errors as written there.
 absl::Status CheckRequest(const EngineRequest& request, const EngineOptions& options,
                           absl::Time now);

@@ -9,11 +9,9 @@
 namespace quire {
 namespace {
 
-// How much of what is left of a prompt the next step reads.
-size_t ChunkTokens(const AttentionOptions& attention, int32_t chunk_tokens, size_t left) {
-  const bool whole =
-      attention.mode == AttentionMode::kFaithful && attention.faithful.whole_prompt;
-  return whole ? left : std::min(static_cast<size_t>(chunk_tokens), left);
+// How many of the rows [from, from + rows) were computed before.
+int64_t Recomputed(size_t from, size_t rows, size_t furthest) {
+  return static_cast<int64_t>(std::min(from + rows, std::max(from, furthest)) - from);
 }
 
 }  // namespace
@@ -24,9 +22,19 @@ GenerateSequence::GenerateSequence(GenerateRequest request)
       request_(std::move(request)),
       attention_(request_.attention) {}
 
-StepItem GenerateSequence::Plan(int32_t chunk_tokens) {
-  QUIRE_CHECK(planned_ == 0 && computed_ < tokens_.size());
-  planned_ = ChunkTokens(attention_.options(), chunk_tokens, tokens_.size() - computed_);
+void GenerateSequence::StartAt(int64_t tokens) {
+  QUIRE_CHECK(planned_ == 0 && tokens >= 0 && tokens <= cacheable_tokens());
+  computed_ = static_cast<size_t>(tokens);
+  if (furthest_ > 0) return;
+  usage_.cached_tokens = tokens;
+  usage_.prompt_tokens = tokens;
+  furthest_ = computed_;
+}
+
+StepItem GenerateSequence::Plan(int64_t rows) {
+  QUIRE_CHECK(planned_ == 0 && rows >= 1 &&
+              rows <= static_cast<int64_t>(tokens_.size() - computed_));
+  planned_ = static_cast<size_t>(rows);
   const absl::Span<const TokenId> all(tokens_);
   StepItem item;
   item.begin = static_cast<Position>(computed_);
@@ -44,15 +52,18 @@ StepItem GenerateSequence::Plan(int32_t chunk_tokens) {
 absl::StatusOr<std::optional<FinishReason>> GenerateSequence::Commit(StepResult result,
                                                                      RequestSink& sink) {
   const bool prompt_chunk = !prompt_computed();
+  const bool news = computed_ + planned_ > furthest_;
   const bool sampled = computed_ + planned_ == tokens_.size();
   if (result.sampled.has_value() != sampled) {
     return absl::InternalError(sampled ? "the model runner sampled no token"
                                        : "the model runner sampled a token unasked");
   }
   attention_.Add(result.attention, prompt_chunk);
+  recomputed_ += Recomputed(computed_, planned_, furthest_);
   computed_ += std::exchange(planned_, 0);
-  if (prompt_chunk) {
-    usage_.prompt_tokens = static_cast<int64_t>(computed_);
+  furthest_ = std::max(furthest_, computed_);
+  if (prompt_chunk && news) {
+    usage_.prompt_tokens = static_cast<int64_t>(std::min(computed_, prompt_size_));
     sink.OnProgress(usage_.prompt_tokens, static_cast<int64_t>(prompt_size_));
   }
   if (!sampled) return std::nullopt;
@@ -72,11 +83,30 @@ bool GenerateSequence::Stops(TokenId token) const {
 ScoreSequence::ScoreSequence(ScoreRequest request)
     : request_(std::move(request)), attention_(request_.attention) {}
 
-StepItem ScoreSequence::Plan(int32_t chunk_tokens) {
-  QUIRE_CHECK(planned_ == 0 && !prompt_computed());
+int64_t ScoreSequence::cacheable_tokens() const {
+  if (request_.importance) return 0;
+  const auto scored = std::max<int64_t>(request_.first - 1, furthest_);
+  return std::min(scored, prompt_tokens() - 1);
+}
+
+void ScoreSequence::StartAt(int64_t tokens) {
+  QUIRE_CHECK(planned_ == 0 && tokens >= 0 && tokens <= cacheable_tokens());
+  computed_ = static_cast<size_t>(tokens);
+  attended_.clear();
+  queries_.clear();
+  if (furthest_ > 0) return;
+  usage_.cached_tokens = tokens;
+  usage_.prompt_tokens = tokens;
+  furthest_ = computed_;
+}
+
+StepItem ScoreSequence::Plan(int64_t rows) {
   const absl::Span<const TokenId> all(request_.tokens);
-  planned_ = ChunkTokens(attention_.options(), chunk_tokens, all.size() - 1 - computed_);
-  const size_t first = static_cast<size_t>(request_.first);
+  QUIRE_CHECK(planned_ == 0 && rows >= 1 &&
+              rows <= static_cast<int64_t>(all.size() - 1 - computed_));
+  planned_ = static_cast<size_t>(rows);
+  // What was scored before a preemption was told already.
+  const size_t first = std::max(static_cast<size_t>(request_.first), furthest_ + 1);
   targets_.assign(planned_, kNoTarget);
   wanted_scores_ = 0;
   for (size_t i = 0; i < planned_; ++i) {
@@ -137,9 +167,14 @@ absl::StatusOr<std::optional<FinishReason>> ScoreSequence::Commit(StepResult res
   if (absl::Status status = CheckResult(result); !status.ok()) return status;
   attention_.Add(result.attention, /*prompt=*/true);
   if (request_.importance) AddImportance(result.importance);
+  const bool news = computed_ + planned_ > furthest_;
+  recomputed_ += Recomputed(computed_, planned_, furthest_);
   computed_ += std::exchange(planned_, 0);
-  usage_.prompt_tokens = static_cast<int64_t>(computed_);
-  sink.OnProgress(usage_.prompt_tokens, static_cast<int64_t>(request_.tokens.size()) - 1);
+  furthest_ = std::max(furthest_, computed_);
+  if (news) {
+    usage_.prompt_tokens = static_cast<int64_t>(computed_);
+    sink.OnProgress(usage_.prompt_tokens, prompt_tokens());
+  }
   if (wanted_scores_ > 0) sink.OnScores(std::move(result.scores));
   if (!prompt_computed()) return std::nullopt;
   if (request_.importance) sink.OnImportance(Importance());

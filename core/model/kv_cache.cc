@@ -23,6 +23,16 @@ kernels::PageIndex* KvCache::index(int32_t layer) {
   return indices_.empty() ? nullptr : &indices_[layer];
 }
 
+void KvCache::Copy(BlockId from, BlockId to) {
+  const auto source = static_cast<int64_t>(from), target = static_cast<int64_t>(to);
+  if (source == target) return;
+  for (kernels::PagedKv& layer : layers_) {
+    layer.k[target].copy_(layer.k[source]);
+    layer.v[target].copy_(layer.v[source]);
+  }
+  for (kernels::PageIndex& index : indices_) index.built[target] = 0;
+}
+
 int64_t KvCache::index_bytes() const {
   int64_t sum = 0;
   for (const kernels::PageIndex& index : indices_) sum += index.bytes();

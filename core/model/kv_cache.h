@@ -21,6 +21,10 @@ class KvCache {
   // kMaxRefinedShare, head sizes that 8 divides): then nothing is read sparsely.
   kernels::PageIndex* index(int32_t layer);
 
+  // Keys and values of every layer. The copy's group and index are made anew when its
+  // page is complete.
+  void Copy(BlockId from, BlockId to);
+
   int64_t bytes() const;        // of keys and values
   int64_t index_bytes() const;  // of groups and index, once all blocks have them
 

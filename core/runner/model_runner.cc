@@ -107,24 +107,49 @@ absl::Status CpuModelRunner::CheckDropped(const StepItem& item) const {
   return absl::OkStatus();
 }
 
+absl::Status CpuModelRunner::CheckCopies(const StepInput& input) const {
+  for (const BlockCopy& copy : input.copies) {
+    for (const BlockId block : {copy.from, copy.to}) {
+      const auto id = static_cast<int32_t>(block);
+      if (id >= 0 && id < geometry_.num_blocks) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          "copied cache block ", id, " is not in [0, ", geometry_.num_blocks, ")"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Items that break a rule are answered with it; the others are computed.
 absl::StatusOr<std::vector<StepResult>> CpuModelRunner::Step(const StepInput& input) {
-  for (const StepItem& item : input.items) QUIRE_RETURN_IF_ERROR(Check(item));
+  QUIRE_RETURN_IF_ERROR(CheckCopies(input));
+  std::vector<const StepItem*> items;
+  std::vector<StepResult> all;
+  for (const StepItem& item : input.items) {
+    all.push_back({.id = item.id, .status = Check(item)});
+    if (all.back().status.ok()) items.push_back(&item);
+  }
   for (const RequestId id : input.released) states_.erase(id);
-  absl::StatusOr<std::vector<StepResult>> results = ComputeOrError(input);
+  absl::StatusOr<std::vector<StepResult>> results = ComputeOrError(input, items);
   // Some layers are ahead of others then. Dropped pages are not lost by that: they are
   // dropped when all is done.
   if (!results.ok()) {
-    for (const StepItem& item : input.items) states_[item.id].faithful.clear();
+    for (const StepItem* item : items) states_[item->id].faithful.clear();
+    return results;
   }
-  return results;
+  size_t next = 0;
+  for (StepResult& result : all) {
+    if (result.status.ok()) result = std::move((*results)[next++]);
+  }
+  return all;
 }
 
 // The only place where what ATen throws is caught.
 absl::StatusOr<std::vector<StepResult>> CpuModelRunner::ComputeOrError(
-    const StepInput& input) {
+    const StepInput& input, Items items) {
   try {
     const c10::InferenceMode inference;
-    return input.items.empty() ? std::vector<StepResult>() : Compute(input);
+    for (const BlockCopy& copy : input.copies) cache_->Copy(copy.from, copy.to);
+    return items.empty() ? std::vector<StepResult>() : Compute(items);
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError("out of memory while computing a step");
   } catch (const c10::Error& error) {
@@ -138,11 +163,11 @@ absl::StatusOr<std::vector<StepResult>> CpuModelRunner::ComputeOrError(
 }
 
 std::vector<SequenceAttention> CpuModelRunner::Sequences(
-    const StepInput& input, std::vector<StepResult>& results) {
+    Items items, std::vector<StepResult>& results) {
   std::vector<SequenceAttention> sequences;
   int64_t first = 0;
-  for (size_t i = 0; i < input.items.size(); ++i) {
-    const StepItem& item = input.items[i];
+  for (size_t i = 0; i < items.size(); ++i) {
+    const StepItem& item = *items[i];
     const auto rows = static_cast<int64_t>(item.tokens.size());
     // What another sequence left under this id is not ours.
     if (item.begin == 0) states_.erase(item.id);
@@ -165,28 +190,28 @@ std::vector<SequenceAttention> CpuModelRunner::Sequences(
   return sequences;
 }
 
-std::vector<StepResult> CpuModelRunner::Compute(const StepInput& input) {
+std::vector<StepResult> CpuModelRunner::Compute(Items items) {
   std::vector<TokenId> tokens;
   std::vector<int64_t> last_rows;
-  for (const StepItem& item : input.items) {
-    tokens.insert(tokens.end(), item.tokens.begin(), item.tokens.end());
-    if (item.sample) last_rows.push_back(static_cast<int64_t>(tokens.size()) - 1);
+  for (const StepItem* item : items) {
+    tokens.insert(tokens.end(), item->tokens.begin(), item->tokens.end());
+    if (item->sample) last_rows.push_back(static_cast<int64_t>(tokens.size()) - 1);
   }
-  std::vector<StepResult> results(input.items.size());
-  std::vector<SequenceAttention> sequences = Sequences(input, results);
+  std::vector<StepResult> results(items.size());
+  std::vector<SequenceAttention> sequences = Sequences(items, results);
   const at::Tensor hidden = decoder_->Forward(tokens, absl::MakeSpan(sequences), *cache_);
   for (size_t i = 0; i < results.size(); ++i) {
-    results[i].id = input.items[i].id;
+    results[i].id = items[i]->id;
     results[i].attention = sequences[i].stats;
     if (sequences[i].compact) Compact(sequences[i], results[i]);
     for (float& x : results[i].importance.attention) {
       x /= static_cast<float>(decoder_->config().num_layers);
     }
-    if (input.items[i].targets.empty()) continue;
+    if (items[i]->targets.empty()) continue;
     const kernels::SequenceRows& rows = sequences[i].rows;
-    ScoreTargets(input.items[i], hidden.narrow(0, rows.first_row, rows.rows), results[i]);
+    ScoreTargets(*items[i], hidden.narrow(0, rows.first_row, rows.rows), results[i]);
   }
-  if (!last_rows.empty()) SampleRows(input, hidden, last_rows, results);
+  if (!last_rows.empty()) SampleRows(items, hidden, last_rows, results);
   return results;
 }
 
@@ -226,21 +251,26 @@ void CpuModelRunner::ScoreTargets(const StepItem& item, const at::Tensor& hidden
   }
 }
 
-void CpuModelRunner::SampleRows(const StepInput& input, const at::Tensor& hidden,
+void CpuModelRunner::SampleRows(Items items, const at::Tensor& hidden,
                                 absl::Span<const int64_t> last_rows,
                                 std::vector<StepResult>& results) const {
   const at::Tensor logits = decoder_->Logits(SelectRows(hidden, last_rows));
   const at::Tensor log_sums = at::logsumexp(logits, {1});
-  int64_t row = 0;
-  for (size_t i = 0; i < results.size(); ++i) {
-    const StepItem& item = input.items[i];
-    if (!item.sample) continue;
-    const TokenId token =
-        Sample(Row(logits, row), item.sampling, item.history, item.sample_step);
-    results[i].sampled = Score(Row(logits, row), log_sums.const_data_ptr<float>()[row],
-                               token, item.ranks, item.top_logprobs);
-    ++row;
+  std::vector<size_t> sampled;
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (items[i]->sample) sampled.push_back(i);
   }
+  const auto count = static_cast<int64_t>(sampled.size());
+  at::parallel_for(0, count, 1, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+      const StepItem& item = *items[sampled[row]];
+      const TokenId token =
+          Sample(Row(logits, row), item.sampling, item.history, item.sample_step);
+      results[sampled[row]].sampled =
+          Score(Row(logits, row), log_sums.const_data_ptr<float>()[row], token,
+                item.ranks, item.top_logprobs);
+    }
+  });
 }
 
 }  // namespace quire

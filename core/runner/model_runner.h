@@ -22,15 +22,17 @@ class CpuModelRunner final : public ModelRunner {
  private:
   absl::Status Check(const StepItem& item) const;
   absl::Status CheckDropped(const StepItem& item) const;
-  absl::StatusOr<std::vector<StepResult>> ComputeOrError(const StepInput& input);
-  std::vector<StepResult> Compute(const StepInput& input);
-  std::vector<SequenceAttention> Sequences(const StepInput& input,
-                                           std::vector<StepResult>& results);
+  absl::Status CheckCopies(const StepInput& input) const;
+  using Items = absl::Span<const StepItem* const>;
+  absl::StatusOr<std::vector<StepResult>> ComputeOrError(const StepInput& input,
+                                                         Items items);
+  std::vector<StepResult> Compute(Items items);
+  std::vector<SequenceAttention> Sequences(Items items, std::vector<StepResult>& results);
   // Compact mode: keeps the means of the pages that may go, and names those.
   void Compact(SequenceAttention& sequence, StepResult& result);
   void ScoreTargets(const StepItem& item, const at::Tensor& hidden,
                     StepResult& result) const;
-  void SampleRows(const StepInput& input, const at::Tensor& hidden,
+  void SampleRows(Items items, const at::Tensor& hidden,
                   absl::Span<const int64_t> last_rows,
                   std::vector<StepResult>& results) const;
 

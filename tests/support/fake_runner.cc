@@ -17,7 +17,7 @@ std::vector<T> Copy(absl::Span<const T> values) {
 }
 
 RecordedStep Record(const StepInput& input) {
-  RecordedStep step{.released = input.released};
+  RecordedStep step{.copies = input.copies, .released = input.released};
   for (const StepItem& item : input.items) {
     step.items.push_back({.id = item.id,
                           .begin = item.begin,
@@ -181,8 +181,15 @@ absl::Status FakeModel::Enter(const StepInput& input) {
 absl::StatusOr<std::vector<StepResult>> FakeModel::Step(const StepInput& input) {
   QUIRE_RETURN_IF_ERROR(Enter(input));
   if (on_step_) on_step_(input);
+  for (const BlockCopy& copy : input.copies) Copy(copy);
   std::vector<StepResult> results;
   for (const StepItem& item : input.items) {
+    if (fail_item_) {
+      if (absl::Status status = fail_item_(item); !status.ok()) {
+        results.push_back({.id = item.id, .status = std::move(status)});
+        continue;
+      }
+    }
     QUIRE_ASSIGN_OR_RETURN(StepResult result, Compute(item));
     results.push_back(std::move(result));
   }
@@ -233,6 +240,13 @@ std::vector<int32_t> FakeModel::DropBlocks(const StepItem& item) {
   return dropped;
 }
 
+void FakeModel::Copy(const BlockCopy& copy) {
+  for (int32_t i = 0; i < tokens_per_block_; ++i) {
+    const auto found = cache_.find({copy.from, i});
+    if (found != cache_.end()) cache_[{copy.to, i}] = found->second;
+  }
+}
+
 absl::StatusOr<std::vector<TokenId>> FakeModel::WriteAndRead(const StepItem& item) {
   const int64_t end = item.begin + static_cast<int64_t>(item.tokens.size());
   if (item.tokens.empty() ||
@@ -241,26 +255,34 @@ absl::StatusOr<std::vector<TokenId>> FakeModel::WriteAndRead(const StepItem& ite
     return absl::InternalError("fake runner: malformed item");
   }
   std::vector<TokenId> sequence;
+  uint64_t prefix = 0;  // what stands for all tokens so far
+  const auto append = [&](TokenId token) {
+    sequence.push_back(token);
+    prefix = (prefix ^ static_cast<uint64_t>(token + 1)) * 0x9e3779b97f4a7c15u;
+    prefix ^= prefix >> 29;
+  };
   for (int64_t position = 0; position < end; ++position) {
     if (const auto kept = dropped_.find({item.id, position});
         kept != dropped_.end() && position < item.begin) {
       if (item.blocks[position / tokens_per_block_] != kNoBlock) {
         return absl::InternalError("fake runner: a dropped block is passed again");
       }
-      sequence.push_back(kept->second);
+      append(kept->second);
       continue;
     }
     const auto slot = std::make_pair(item.blocks[position / tokens_per_block_],
                                      static_cast<int32_t>(position % tokens_per_block_));
     if (position >= item.begin) {
-      cache_[slot] = {item.id, item.tokens[position - item.begin]};
+      append(item.tokens[position - item.begin]);
+      cache_[slot] = {item.tokens[position - item.begin], prefix};
+      continue;
     }
     const auto found = cache_.find(slot);
-    if (found == cache_.end() || found->second.owner != item.id) {
+    if (found != cache_.end()) append(found->second.token);
+    if (found == cache_.end() || found->second.prefix != prefix) {
       return absl::InternalError(
           absl::StrCat("fake runner: position ", position, " is not in the cache"));
     }
-    sequence.push_back(found->second.token);
   }
   return sequence;
 }

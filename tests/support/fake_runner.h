@@ -34,6 +34,7 @@ struct RecordedItem {
 };
 struct RecordedStep {
   std::vector<RecordedItem> items;
+  std::vector<BlockCopy> copies;
   std::vector<RequestId> released;
 };
 
@@ -41,9 +42,10 @@ struct RecordedStep {
 // the runner that MakeRunner returns; the test keeps the model, scripts it and looks into
 // it.
 //
-// It keeps a paged cache of tokens, written and read through each item's block table: a
-// wrong table, a gap or a block used by two sequences at once is kInternal and fails the
-// test's request. Of a block that it dropped it keeps the tokens, as a real runner keeps
+// It keeps a paged cache of tokens, written and read through each item's block table, each
+// token with a hash of all before it: a wrong table, a gap, a block that another sequence
+// wrote to, or a shared page of another beginning is kInternal and fails the test's
+// request. Of a block that it dropped it keeps the tokens, as a real runner keeps
 // means. Thread-safe, except that the functions are set before the first step.
 class FakeModel {
  public:
@@ -67,6 +69,10 @@ class FakeModel {
   void set_logprob(LogprobOf logprob) { logprob_ = std::move(logprob); }
   void set_audit_error(AuditError error) { audit_error_ = std::move(error); }
   void set_drop(Drop drop) { drop_ = std::move(drop); }
+  // An item for which this is not OK fails with it, alone; null: none does.
+  void set_fail_item(std::function<absl::Status(const StepItem&)> fail_item) {
+    fail_item_ = std::move(fail_item);
+  }
   // Called at the start of every step, e.g. to advance a FakeClock or to cancel a
   // request.
   void set_on_step(std::function<void(const StepInput&)> on_step) {
@@ -92,6 +98,7 @@ class FakeModel {
   absl::StatusOr<std::vector<StepResult>> Step(const StepInput& input);
   absl::Status Enter(const StepInput& input);
   absl::StatusOr<StepResult> Compute(const StepItem& item);
+  void Copy(const BlockCopy& copy);
   absl::StatusOr<std::vector<TokenId>> WriteAndRead(const StepItem& item);
   TokenScore Score(absl::Span<const TokenId> prefix, TokenId target, bool ranks,
                    int32_t top) const;
@@ -104,11 +111,12 @@ class FakeModel {
   LogprobOf logprob_;
   AuditError audit_error_;
   Drop drop_;
+  std::function<absl::Status(const StepItem&)> fail_item_;
   std::function<void(const StepInput&)> on_step_;
 
   struct CacheSlot {
-    RequestId owner{};
     TokenId token = 0;
+    uint64_t prefix = 0;  // hash of all tokens up to this one
   };
   std::map<std::pair<BlockId, int32_t>, CacheSlot> cache_;    // used by Step only
   std::map<std::pair<RequestId, int64_t>, TokenId> dropped_;  // by position; as above

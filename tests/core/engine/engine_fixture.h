@@ -16,14 +16,17 @@
 namespace quire {
 
 // An engine over the fake model (vocabulary 100, next token = last + 1) on which every
-// step takes one second. Chunks of 4 tokens, 16 cache blocks of 4 tokens, 64 positions.
+// step takes one second. Steps of 4 rows, one request at a time, no prefix cache, 16 cache
+// blocks of 4 tokens, 64 positions.
 class EngineFixture : public testing::Test {
  protected:
   EngineFixture() {
     options_.kv = {.num_blocks = 16, .tokens_per_block = 4};
     options_.model = {.vocab_size = 100, .max_positions = 64};
     options_.chunk_tokens = 4;
+    options_.max_running = 1;
     options_.max_waiting = 8;
+    options_.prefix_caching = PrefixCaching::kOff;
     model_.set_on_step([this](const StepInput&) { clock_.Advance(absl::Seconds(1)); });
   }
 

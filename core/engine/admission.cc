@@ -1,0 +1,208 @@
+#include "core/engine/admission.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "core/engine/refuse.h"
+
+namespace quire {
+namespace {
+
+// What GetLoad tells the delay of.
+constexpr int64_t kShortPromptTokens = 64;
+
+// The request as the newest of a tenant that nobody has heard of.
+ScheduledRequest Newest(const RequestShape& shape, absl::Time now, ScheduleState& state) {
+  ScheduledRequest request = ScheduledOf(shape, now);
+  request.id = RequestId{std::numeric_limits<uint64_t>::max()};
+  request.tenant = static_cast<uint32_t>(state.served_tokens.size());
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (const ScheduledRequest& other : state.requests) {
+    least = std::min(least, state.served_tokens[other.tenant]);
+  }
+  state.served_tokens.push_back(state.requests.empty() ? 0 : least);
+  return request;
+}
+
+}  // namespace
+
+Admission::Admission(const EngineOptions& options, const ScheduleOptions& schedule,
+                     const StepReporter& reporter)
+    : options_(options), schedule_(schedule), reporter_(reporter) {
+  state_.free_blocks = options.kv.num_blocks;
+  state_.cost = options.step_cost;
+  stats_.free_blocks = options.kv.num_blocks;
+  stats_.num_blocks = options.kv.num_blocks;
+  stats_.step_cost = options.step_cost;
+}
+
+// ---------------------------------------------------------------------------- coming in
+
+ScheduleState Admission::StateLocked(absl::Time now) const {
+  ScheduleState state = state_;
+  state.now_ns = absl::ToUnixNanos(now);
+  // Requests that have come since are of tenants with no tokens served yet, as far as is
+  // known here.
+  const auto tenant = static_cast<uint32_t>(state.served_tokens.size());
+  if (!incoming_.empty()) state.served_tokens.push_back(0);
+  for (ScheduledRequest request : incoming_) {
+    request.tenant = tenant;
+    state.requests.push_back(request);
+  }
+  return state;
+}
+
+absl::Status Admission::CheckRoomLocked(const RequestShape& shape) const {
+  const auto in_work = static_cast<int64_t>(state_.requests.size() + incoming_.size());
+  if (in_work >= int64_t{options_.max_running} + options_.max_waiting) {
+    return Refuse(Refusal::kWaitingRoomFull,
+                  absl::StrCat("max_running is ", options_.max_running,
+                               " and max_waiting is ", options_.max_waiting,
+                               "; as many requests (", in_work, ") are in work or wait"));
+  }
+  int64_t waiting = stats_.waiting_tokens;
+  for (const ScheduledRequest& request : incoming_) waiting += request.prompt_tokens;
+  if (waiting > 0 && waiting + shape.prompt_tokens > options_.max_waiting_tokens) {
+    return Refuse(
+        Refusal::kWaitingRoomFull,
+        absl::StrCat("max_waiting_tokens is ", options_.max_waiting_tokens,
+                     "; prompts of ", waiting, " tokens wait already, and this one has ",
+                     shape.prompt_tokens));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Admission::CheckDeadline(const RequestShape& shape,
+                                      const TimeEstimate& estimate, const StepCost& cost,
+                                      absl::Time now) const {
+  if (options_.admission == AdmissionMode::kOff) return absl::OkStatus();
+  RequestShape later = shape;
+  later.prompt_tokens = shape.scheduling.later_prompt_tokens;
+  later.new_tokens = shape.scheduling.later_new_tokens;
+  int64_t end_ns = estimate.end_ns;
+  if (later.prompt_tokens > 0) {
+    end_ns += estimator_.Alone(schedule_, cost, ScheduledOf(later, now)).end_ns;
+  }
+  if (now + absl::Nanoseconds(end_ns) <= shape.deadline) return absl::OkStatus();
+  if (options_.admission == AdmissionMode::kReport) {
+    reporter_.OnWouldRefuse();
+    return absl::OkStatus();
+  }
+  const auto round = [](absl::Duration d) {
+    return absl::Trunc(d, absl::Milliseconds(1));
+  };
+  return Refuse(
+      Refusal::kDeadlineTooClose,
+      absl::StrCat(
+          "the deadline is ", absl::FormatDuration(round(shape.deadline - now)),
+          " away; with the load of now the first token is expected after ",
+          absl::FormatDuration(round(absl::Nanoseconds(estimate.first_token_ns))),
+          " and the end after ", absl::FormatDuration(round(absl::Nanoseconds(end_ns)))));
+}
+
+absl::StatusOr<TimeEstimate> Admission::CheckLocked(const RequestShape& shape,
+                                                    absl::Time now) const {
+  if (!shape.scheduling.admitted) QUIRE_RETURN_IF_ERROR(CheckRoomLocked(shape));
+  ScheduleState state = StateLocked(now);
+  const ScheduledRequest request = Newest(shape, now, state);
+  const TimeEstimate estimate = estimator_.Estimate(schedule_, state, request);
+  if (!shape.scheduling.admitted) {
+    QUIRE_RETURN_IF_ERROR(CheckDeadline(shape, estimate, state.cost, now));
+  }
+  return estimate;
+}
+
+absl::StatusOr<TimeEstimate> Admission::Check(const RequestShape& shape,
+                                              absl::Time now) const {
+  std::lock_guard lock(mutex_);
+  return CheckLocked(shape, now);
+}
+
+absl::StatusOr<TimeEstimate> Admission::Take(const RequestShape& shape, absl::Time now) {
+  std::lock_guard lock(mutex_);
+  QUIRE_ASSIGN_OR_RETURN(const TimeEstimate estimate, CheckLocked(shape, now));
+  incoming_.push_back(ScheduledOf(shape, now));
+  return estimate;
+}
+
+RequestEstimate Admission::Estimate(const RequestShape& shape, absl::Time now) const {
+  std::lock_guard lock(mutex_);
+  ScheduleState state = StateLocked(now);
+  const ScheduledRequest request = Newest(shape, now, state);
+  const TimeEstimate loaded = estimator_.Estimate(schedule_, state, request);
+  const TimeEstimate alone = estimator_.Alone(schedule_, state.cost, request);
+  return {.first_token = absl::Nanoseconds(loaded.first_token_ns),
+          .end = absl::Nanoseconds(loaded.end_ns),
+          .first_token_alone = absl::Nanoseconds(alone.first_token_ns),
+          .end_alone = absl::Nanoseconds(alone.end_ns),
+          .expected_answer_share = estimator_.expected_percent() / 100.0};
+}
+
+EngineStats Admission::stats(absl::Time now) const {
+  std::lock_guard lock(mutex_);
+  EngineStats stats = stats_;
+  stats.waiting += static_cast<int32_t>(incoming_.size());
+  for (const ScheduledRequest& request : incoming_) {
+    stats.waiting_tokens += request.prompt_tokens;
+  }
+  stats.prompt_tokens_per_second = totals_.prompt_rate.PerSecond(now);
+  stats.generated_tokens_per_second = totals_.generated_rate.PerSecond(now);
+  ScheduleState state = StateLocked(now);
+  stats.prefill_backlog = absl::Nanoseconds(PrefillBacklogNs(schedule_, state));
+  const ScheduledRequest request =
+      Newest({.prompt_tokens = kShortPromptTokens, .new_tokens = 1}, now, state);
+  stats.first_token_delay =
+      absl::Nanoseconds(estimator_.Estimate(schedule_, state, request).first_token_ns);
+  return stats;
+}
+
+// -------------------------------------------------------------------- the engine thread
+
+void Admission::Publish(const Batch& batch, const StepReporter::Totals& totals,
+                        const std::vector<std::unique_ptr<BatchRequest>>& incoming,
+                        absl::Time now) {
+  ScheduleState state = batch.StateAt(now);
+  EngineStats stats{
+      .running = batch.running(),
+      .waiting = static_cast<int32_t>(batch.requests().size()) - batch.running(),
+      .free_blocks = batch.pool().free_blocks(),
+      .cached_blocks = batch.pool().cached_blocks(),
+      .num_blocks = options_.kv.num_blocks,
+      .tenants = batch.tenants().active(),
+      .steps = totals.steps,
+      .prompt_tokens = totals.prompt_tokens,
+      .cached_tokens = totals.cached_tokens,
+      .generated_tokens = totals.generated_tokens,
+      .preemptions = batch.preemptions(),
+      .step_cost = state.cost,
+      .step_cost_error = batch.step_cost().error()};
+  for (const ScheduledRequest& request : state.requests) {
+    if (!request.running) stats.waiting_tokens += request.prompt_tokens;
+  }
+  std::lock_guard lock(mutex_);
+  state_ = std::move(state);
+  stats_ = stats;
+  totals_ = totals;
+  incoming_.clear();
+  for (const auto& request : incoming) incoming_.push_back(request->scheduled);
+}
+
+void Admission::LearnFirstToken(BatchRequest& request, absl::Time now) {
+  std::lock_guard lock(mutex_);
+  request.first_token_ratio =
+      estimator_.LearnFirstToken(request.estimate.first_token_ns, now - request.accepted);
+}
+
+void Admission::LearnEnd(BatchRequest& request, int64_t generated, absl::Time now) {
+  std::lock_guard lock(mutex_);
+  if (request.scheduled.samples) {
+    estimator_.LearnAnswer(
+        generated, request.scheduled.max_tokens - request.scheduled.prompt_tokens + 1);
+  }
+  request.end_ratio =
+      estimator_.LearnEnd(request.estimate.end_ns, now - request.accepted);
+}
+
+}  // namespace quire

@@ -1,0 +1,350 @@
+#include "core/engine/batch.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/check.h"
+#include "core/base/status_macros.h"
+#include "core/engine/attention_variant.h"
+
+namespace quire {
+namespace {
+
+// The share of a step's error that the cost model learns at once.
+constexpr double kLearningRate = 0.05;
+
+ScheduleOptions ToScheduleOptions(const EngineOptions& options) {
+  return {.max_running = options.max_running,
+          .step_tokens = options.chunk_tokens,
+          .long_prompt_tokens = options.long_prompt_tokens,
+          .max_long_prefills = options.max_long_prefills,
+          .step_ns = absl::ToInt64Nanoseconds(options.max_step),
+          .decode_stretch_percent = options.decode_stretch_percent,
+          .kv = options.kv};
+}
+
+AttentionControl& AttentionOf(BatchRequest& request) {
+  return std::visit([](auto& s) -> AttentionControl& { return s.attention(); },
+                    request.sequence);
+}
+
+absl::Span<const TokenId> KnownOf(const BatchRequest& request) {
+  return std::visit([](const auto& s) { return s.known(); }, request.sequence);
+}
+
+int64_t ComputedOf(const BatchRequest& request) {
+  return std::visit([](const auto& s) { return s.computed_tokens(); }, request.sequence);
+}
+
+int64_t CacheableOf(const BatchRequest& request) {
+  return std::visit([](const auto& s) { return s.cacheable_tokens(); }, request.sequence);
+}
+
+void StartAt(BatchRequest& request, int64_t tokens) {
+  std::visit([&](auto& s) { s.StartAt(tokens); }, request.sequence);
+}
+
+// Attention that reads back what it dropped, chose or measured earlier in the same
+// request cannot be taken up again from the tokens alone.
+bool IsPinned(const AttentionOptions& attention) {
+  return attention.mode == AttentionMode::kFaithful || attention.compact ||
+         attention.max_error < 1;
+}
+
+int64_t SparseFrom(const AttentionOptions& attention) {
+  const bool refined =
+      attention.mode == AttentionMode::kAuto || attention.mode == AttentionMode::kRefined;
+  return refined && attention.eps > 0 ? attention.SparseFrom() : kNeverSparse;
+}
+
+}  // namespace
+
+ScheduledRequest ScheduledOf(const RequestShape& shape, absl::Time accepted) {
+  const bool faithful = shape.attention.mode == AttentionMode::kFaithful;
+  return {.priority = kMaxPriority - shape.scheduling.priority,
+          .accepted_ns = absl::ToUnixNanos(accepted),
+          .known_tokens = shape.prompt_tokens,
+          .prompt_tokens = shape.prompt_tokens,
+          .max_tokens = shape.prompt_tokens + std::max<int64_t>(shape.new_tokens, 1) - 1,
+          .samples = shape.new_tokens > 0,
+          .pinned = IsPinned(shape.attention),
+          .whole = faithful && shape.attention.faithful.whole_prompt,
+          .sparse_from = SparseFrom(shape.attention)};
+}
+
+Batch::Batch(const EngineOptions& options)
+    : options_(options),
+      schedule_(ToScheduleOptions(options)),
+      pool_(options.kv),
+      prefix_(pool_),
+      cost_(options.step_cost, kLearningRate) {}
+
+// ------------------------------------------------------------------- coming and going
+
+BatchRequest& Batch::Add(std::unique_ptr<BatchRequest> request) {
+  BatchRequest& r = *request;
+  r.scheduled.id = r.id;
+  r.scheduled.tenant = tenants_.Acquire(r.scheduling.tenant);
+  r.lease = pool_.Lease();
+  const PrefixCache::Found found = FindPrefix(r);
+  r.cached_hint = found.tokens;
+  for (const BlockId block : found.blocks) r.shared_hint += pool_.holders(block) > 0;
+  by_id_[static_cast<uint64_t>(r.id)] = &r;
+  requests_.push_back(std::move(request));
+  return r;
+}
+
+std::unique_ptr<BatchRequest> Batch::Remove(RequestId id, bool valid) {
+  const auto place = std::find_if(requests_.begin(), requests_.end(),
+                                  [&](const auto& r) { return r->id == id; });
+  QUIRE_CHECK(place != requests_.end());
+  std::unique_ptr<BatchRequest> request = std::move(*place);
+  requests_.erase(place);
+  by_id_.erase(static_cast<uint64_t>(id));
+  if (request->alone_rows > 0) --to_try_alone_;
+  tenants_.Release(request->scheduled.tenant);
+  Release(*request, valid);
+  return request;
+}
+
+BatchRequest* Batch::Find(RequestId id) {
+  const auto found = by_id_.find(static_cast<uint64_t>(id));
+  return found == by_id_.end() ? nullptr : found->second;
+}
+
+void Batch::Release(BatchRequest& request, bool valid) {
+  if (!request.running) return;
+  // What a page holds at its end is worth keeping too: a conversation goes on there.
+  const int64_t rest =
+      ComputedOf(request) - int64_t{request.shared_pages} * options_.kv.tokens_per_block;
+  if (valid && rest > 0 && Publishes(request)) {
+    Publish(request, request.shared_pages, rest);
+  }
+  request.lease = pool_.Lease();
+  request.running = false;
+  --running_;
+  released_.push_back(request.id);
+}
+
+void Batch::Preempt(BatchRequest& request) {
+  Release(request, /*valid=*/true);
+  const PrefixCache::Found found = FindPrefix(request);
+  request.cached_hint = found.tokens;
+  request.shared_hint = 0;
+  StartAt(request, 0);
+  ++request.preemptions;
+  ++preemptions_;
+}
+
+// ----------------------------------------------------------------------- prefix cache
+
+PrefixCache::Place Batch::RootOf(const BatchRequest& request) const {
+  const bool shared = options_.prefix_caching == PrefixCaching::kShared;
+  return PrefixCache::Root(shared ? 0 : tenants_.serial(request.scheduled.tenant));
+}
+
+PrefixCache::Found Batch::FindPrefix(const BatchRequest& request) const {
+  PrefixCache::Found none;
+  none.place = RootOf(request);
+  if (options_.prefix_caching == PrefixCaching::kOff) return none;
+  const int64_t most = CacheableOf(request);
+  if (most <= 0) return none;
+  const AttentionOptions& attention =
+      std::visit([](const auto& s) -> const AttentionOptions& { return s.options(); },
+                 request.sequence);
+  const absl::Span<const TokenId> known = KnownOf(request);
+  const auto page_tokens = static_cast<size_t>(options_.kv.tokens_per_block);
+  std::vector<PrefixCache::Page> pages;
+  for (size_t begin = 0; begin < known.size(); begin += page_tokens) {
+    const auto end = static_cast<int64_t>(begin + page_tokens);
+    const std::optional<uint64_t> variant = AttentionVariant(attention, end);
+    if (!variant.has_value()) return none;
+    pages.push_back({known.subspan(begin, page_tokens), *variant});
+  }
+  return prefix_.Find(none.place, pages, most);
+}
+
+// Pages that were read with another eps than the request began with are not what others
+// would compute.
+bool Batch::Publishes(BatchRequest& request) const {
+  const AttentionReceipt& receipt = AttentionOf(request).receipt();
+  if (receipt.eps_lowered > 0 || receipt.fell_back) request.publishes = false;
+  return request.publishes;
+}
+
+void Batch::Publish(BatchRequest& request, int64_t page, int64_t tokens) {
+  const int64_t begin = page * options_.kv.tokens_per_block;
+  const std::optional<uint64_t> variant = AttentionVariant(
+      AttentionOf(request).options(), begin + options_.kv.tokens_per_block);
+  QUIRE_CHECK(variant.has_value());
+  request.place = prefix_.Add(
+      request.place,
+      {KnownOf(request).subspan(static_cast<size_t>(begin), static_cast<size_t>(tokens)),
+       *variant},
+      request.lease.blocks()[static_cast<size_t>(page)]);
+}
+
+void Batch::Computed(BatchRequest& request) {
+  const int64_t page_tokens = options_.kv.tokens_per_block;
+  if (!request.running || !Publishes(request)) return;
+  while ((request.shared_pages + 1) * page_tokens <= ComputedOf(request)) {
+    Publish(request, request.shared_pages, page_tokens);
+    ++request.shared_pages;
+  }
+}
+
+// --------------------------------------------------------------------------- planning
+
+ScheduledRequest Batch::Scheduled(const BatchRequest& request, bool tight) const {
+  ScheduledRequest s = request.scheduled;
+  s.running = request.running;
+  s.known_tokens = static_cast<int64_t>(KnownOf(request).size());
+  s.computed_tokens = request.running ? ComputedOf(request) : request.cached_hint;
+  s.held_blocks = static_cast<int32_t>(request.lease.blocks().size());
+  // Only asked for when blocks may run out.
+  if (request.running && tight) s.freed_blocks = request.lease.unshared_blocks();
+  if (!request.running) s.shared_blocks = request.shared_hint;
+  return s;
+}
+
+ScheduleState Batch::StateAt(absl::Time now) const {
+  ScheduleState state{.now_ns = absl::ToUnixNanos(now),
+                      .free_blocks = pool_.free_blocks(),
+                      .served_tokens = tenants_.served(),
+                      .cost = cost_.cost()};
+  const bool tight = state.free_blocks <= running_;
+  state.requests.reserve(requests_.size());
+  for (const auto& request : requests_) {
+    state.requests.push_back(Scheduled(*request, tight));
+  }
+  return state;
+}
+
+// Room for the sequence, beginning with what the prefix cache has of it.
+absl::Status Batch::Begin(BatchRequest& request, int32_t blocks) {
+  const PrefixCache::Found found = FindPrefix(request);
+  const auto whole = static_cast<int32_t>(found.blocks.size());
+  BlockLease lease = pool_.Lease();
+  for (const BlockId block : found.blocks) lease.Share(block);
+  // The tail must not be taken for something else before it is copied. If that leaves too
+  // little room, it is computed instead.
+  BlockLease tail = pool_.Lease();
+  if (found.tail != kNoBlock) tail.Share(found.tail);
+  blocks = std::max(blocks, whole + 1);
+  int64_t tokens = found.tokens;
+  if (!lease.GrowTo(blocks).ok()) {
+    if (found.tail == kNoBlock) return lease.GrowTo(blocks);
+    tail = pool_.Lease();
+    tokens -= found.tail_tokens;
+    QUIRE_RETURN_IF_ERROR(lease.GrowTo(blocks));
+  }
+  if (!tail.blocks().empty()) {
+    copies_.push_back({found.tail, lease.blocks()[static_cast<size_t>(whole)]});
+    copy_sources_.push_back(std::move(tail));
+  }
+  request.lease = std::move(lease);
+  request.place = found.place;
+  request.shared_pages = whole;
+  request.publishes = options_.prefix_caching != PrefixCaching::kOff &&
+                      AttentionVariant(AttentionOf(request).options(), 0).has_value();
+  StartAt(request, tokens);
+  request.running = true;
+  ++running_;
+  return absl::OkStatus();
+}
+
+absl::Status Batch::TakeBlocks(BatchRequest& request, const PlannedItem& item) {
+  if (!item.starts) return request.lease.GrowTo(item.blocks);
+  absl::Status status = Begin(request, item.blocks);
+  if (!status.ok()) {
+    // Less is shared, or more is held for copies, than was thought.
+    const PrefixCache::Found found = FindPrefix(request);
+    request.cached_hint = found.tokens;
+    request.shared_hint = 0;
+  }
+  return status;
+}
+
+void Batch::AddItem(BatchRequest& request, int64_t rows, Planned& planned) {
+  StepItem item = std::visit([&](auto& s) { return s.Plan(rows); }, request.sequence);
+  item.id = request.id;
+  item.blocks = request.lease.blocks();
+  planned.features += FeaturesOf({.begin = item.begin,
+                                  .rows = static_cast<int64_t>(item.tokens.size()),
+                                  .samples = item.sample,
+                                  .sparse_from = request.scheduled.sparse_from});
+  tenants_.AddServed(request.scheduled.tenant, rows);
+  planned.input.items.push_back(std::move(item));
+}
+
+bool Batch::PlanAlone(Planned& planned) {
+  if (to_try_alone_ == 0) return false;
+  for (const auto& request : requests_) {
+    if (request->alone_rows == 0) continue;
+    AddItem(*request, std::exchange(request->alone_rows, 0), planned);
+    --to_try_alone_;
+    return true;
+  }
+  return false;
+}
+
+Batch::Planned Batch::Plan(absl::Time now) {
+  Planned planned;
+  if (!PlanAlone(planned)) {
+    planned.state = StateAt(now);
+    planned.plan = PlanStep(schedule_, planned.state);
+    for (const RequestId id : planned.plan.preempt) Preempt(*Find(id));
+    for (const PlannedItem& item : planned.plan.items) {
+      BatchRequest& request = *Find(item.id);
+      if (!TakeBlocks(request, item).ok()) continue;
+      const auto left =
+          static_cast<int64_t>(KnownOf(request).size()) - ComputedOf(request);
+      AddItem(request, std::min<int64_t>(item.rows, left), planned);
+    }
+  }
+  planned.features.steps = planned.input.items.empty() ? 0 : 1;
+  planned.input.copies = copies_;
+  planned.input.released = released_;
+  return planned;
+}
+
+// ------------------------------------------------------------------------- afterwards
+
+void Batch::Succeeded(const Planned& planned, absl::Duration elapsed) {
+  released_.clear();
+  copies_.clear();
+  copy_sources_.clear();
+  cost_.Add(planned.features, absl::ToInt64Nanoseconds(elapsed));
+}
+
+bool Batch::Failed(const Planned& planned) {
+  if (planned.input.items.size() < 2) return false;
+  for (const StepItem& item : planned.input.items) {
+    BatchRequest& request = *Find(item.id);
+    request.alone_rows = static_cast<int64_t>(item.tokens.size());
+    std::visit([](auto& s) { s.Abandon(); }, request.sequence);
+    ++to_try_alone_;
+  }
+  return true;
+}
+
+absl::Status Batch::Drop(BatchRequest& request, const std::vector<int32_t>& indices) {
+  if (indices.empty()) return absl::OkStatus();
+  for (const int32_t index : indices) {
+    const auto blocks = request.lease.blocks();
+    const bool held = index >= 0 && index < static_cast<int64_t>(blocks.size()) &&
+                      blocks[static_cast<size_t>(index)] != kNoBlock;
+    if (!held) {
+      return absl::InternalError(absl::StrCat("the model runner dropped block ", index,
+                                              ", which the request does not hold"));
+    }
+    request.lease.Drop(index);
+  }
+  request.publishes = false;
+  AttentionOf(request).AddDropped(static_cast<int64_t>(indices.size()) *
+                                  options_.block_bytes);
+  return absl::OkStatus();
+}
+
+}  // namespace quire

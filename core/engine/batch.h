@@ -1,0 +1,131 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "core/engine/engine.h"
+#include "core/engine/sequence.h"
+#include "core/engine/tenants.h"
+#include "core/kv/block_pool.h"
+#include "core/kv/prefix_cache.h"
+#include "core/schedule/estimate.h"
+
+namespace quire {
+
+// An accepted request until it is finished; the engine thread's.
+struct BatchRequest {
+  RequestId id{};
+  Sequence sequence;
+  std::unique_ptr<RequestSink> sink;
+  absl::Time deadline;
+  absl::Time accepted;
+  Scheduling scheduling;
+  // What the scheduler knows from the start; the rest is filled in for every plan.
+  ScheduledRequest scheduled;
+  TimeEstimate estimate;  // when it was accepted; zeros: none
+
+  std::optional<absl::Time> started;     // its first step began
+  std::optional<absl::Time> prefilled;   // its prompt was computed
+  std::optional<absl::Time> last_token;  // was chosen
+  int32_t preemptions = 0;
+  double first_token_ratio = 0;  // real over estimated, once known
+  double end_ratio = 0;
+
+  // Kept by Batch.
+  bool running = false;
+  BlockLease lease;
+  PrefixCache::Place place;  // behind its last page that is in the prefix cache
+  int32_t shared_pages = 0;  // leading pages up to there
+  bool publishes = false;    // its pages may go to the prefix cache
+  int64_t cached_hint = 0;   // waiting: tokens that the prefix cache had for it
+  int32_t shared_hint = 0;   // waiting: of their blocks, those that others hold
+  int64_t alone_rows = 0;    // > 0: its item of so many rows is to be tried alone
+};
+
+// What is known of a request before it is made, for the scheduler. sparse_from, pinned
+// and whole follow from the attention.
+ScheduledRequest ScheduledOf(const RequestShape& shape, absl::Time accepted);
+
+// All accepted requests with their cache blocks: turns the scheduler's plans into steps
+// and steps into cached pages. Knows no thread, no clock and no runner. Not thread-safe.
+class Batch {
+ public:
+  explicit Batch(const EngineOptions& options);
+
+  BatchRequest& Add(std::unique_ptr<BatchRequest> request);
+  // Its blocks are free again; pages that others may want stay cached. `valid`: what it
+  // has computed is what it says.
+  std::unique_ptr<BatchRequest> Remove(RequestId id, bool valid);
+  // Null: unknown.
+  BatchRequest* Find(RequestId id);
+  const std::vector<std::unique_ptr<BatchRequest>>& requests() const { return requests_; }
+
+  // What runs next, with blocks taken for it. The spans of the input view the batch until
+  // Succeeded or Failed. No items: nothing can run now. `state` and `plan` are what was
+  // decided from, and how.
+  struct Planned {
+    StepInput input;
+    StepFeatures features;
+    ScheduleState state;
+    StepPlan plan;
+  };
+  Planned Plan(absl::Time now);
+
+  // The step was computed. An item's own outcome is the caller's to commit, and then to
+  // report here: Computed adds its finished pages to the prefix cache.
+  void Succeeded(const Planned& planned, absl::Duration elapsed);
+  void Computed(BatchRequest& request);
+  // The whole step failed: each of its items is tried again alone. With one item there is
+  // nothing to try: false.
+  bool Failed(const Planned& planned);
+
+  // Blocks whose keys and values the runner reads no more are others' to use. kInternal:
+  // the request does not hold them.
+  absl::Status Drop(BatchRequest& request, const std::vector<int32_t>& indices);
+
+  const ScheduleOptions& schedule() const { return schedule_; }
+  // Everything the scheduler would see now.
+  ScheduleState StateAt(absl::Time now) const;
+  const BlockPool& pool() const { return pool_; }
+  const StepCostFit& step_cost() const { return cost_; }
+  const Tenants& tenants() const { return tenants_; }
+  int32_t running() const { return running_; }
+  int64_t preemptions() const { return preemptions_; }
+
+ private:
+  ScheduledRequest Scheduled(const BatchRequest& request, bool tight) const;
+  PrefixCache::Found FindPrefix(const BatchRequest& request) const;
+  PrefixCache::Place RootOf(const BatchRequest& request) const;
+  bool Publishes(BatchRequest& request) const;
+  void Publish(BatchRequest& request, int64_t page, int64_t tokens);
+  void Preempt(BatchRequest& request);
+  void Release(BatchRequest& request, bool valid);
+  absl::Status TakeBlocks(BatchRequest& request, const PlannedItem& item);
+  absl::Status Begin(BatchRequest& request, int32_t blocks);
+  void AddItem(BatchRequest& request, int64_t rows, Planned& planned);
+  bool PlanAlone(Planned& planned);
+
+  const EngineOptions options_;
+  const ScheduleOptions schedule_;
+  BlockPool pool_;
+  PrefixCache prefix_;
+  Tenants tenants_;
+  StepCostFit cost_;
+  std::vector<std::unique_ptr<BatchRequest>> requests_;  // in order of acceptance
+  absl::flat_hash_map<uint64_t, BatchRequest*> by_id_;
+  int32_t running_ = 0;
+  int64_t preemptions_ = 0;
+  int32_t to_try_alone_ = 0;
+  // Not yet seen by a step that succeeded: who is over, and copies of cached tails, whose
+  // sources are held until then.
+  std::vector<RequestId> released_;
+  std::vector<BlockCopy> copies_;
+  std::vector<BlockLease> copy_sources_;
+};
+
+}  // namespace quire

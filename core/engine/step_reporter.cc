@@ -1,0 +1,98 @@
+#include "core/engine/step_reporter.h"
+
+namespace quire {
+namespace {
+
+const Usage& UsageOf(const BatchRequest& request) {
+  return std::visit([](const auto& s) -> const Usage& { return s.usage(); },
+                    request.sequence);
+}
+
+int64_t RecomputedOf(const BatchRequest& request) {
+  return std::visit([](const auto& s) { return s.recomputed_tokens(); },
+                    request.sequence);
+}
+
+bool PromptComputed(const BatchRequest& request) {
+  return std::visit([](const auto& s) { return s.prompt_computed(); }, request.sequence);
+}
+
+RequestStage StageOf(const BatchRequest& request) {
+  if (!request.started) return RequestStage::kQueue;
+  return request.prefilled ? RequestStage::kDecode : RequestStage::kPrefill;
+}
+
+}  // namespace
+
+void StepReporter::OnPlan(const ScheduleOptions& options, const Batch::Planned& planned) {
+  if (observer_ == nullptr || planned.state.requests.empty()) return;
+  observer_->OnPlan(options, planned.state, planned.plan);
+}
+
+void StepReporter::Begin(absl::Time now, absl::Duration elapsed) {
+  now_ = now;
+  report_ = StepReport{.elapsed = elapsed};
+  inter_token_.clear();
+}
+
+StepReporter::Before StepReporter::BeforeItem(const BatchRequest& request,
+                                              const StepItem& item) {
+  return {.usage = UsageOf(request),
+          .recomputed = RecomputedOf(request),
+          .prompt = !PromptComputed(request),
+          .mode = item.attention.mode};
+}
+
+void StepReporter::AfterItem(BatchRequest& request, const Before& before,
+                             const AttentionStats& attention, absl::Time now) {
+  const Usage& after = UsageOf(request);
+  const auto generated =
+      static_cast<int32_t>(after.generated_tokens - before.usage.generated_tokens);
+  ++report_.sequences;
+  // What the prefix cache had is in the usage before the first step is.
+  report_.prompt_tokens +=
+      static_cast<int32_t>(after.prompt_tokens - before.usage.prompt_tokens);
+  report_.generated_tokens += generated;
+  report_.recomputed_tokens +=
+      static_cast<int32_t>(RecomputedOf(request) - before.recomputed);
+  (before.prompt ? report_.prefill : report_.decode)[static_cast<size_t>(before.mode)] +=
+      attention;
+  if (generated == 0) return;
+  if (request.last_token) inter_token_.push_back(now - *request.last_token);
+  request.last_token = now;
+}
+
+void StepReporter::End() {
+  ++totals_.steps;
+  totals_.prompt_tokens += report_.prompt_tokens;
+  totals_.generated_tokens += report_.generated_tokens;
+  totals_.prompt_rate.Add(now_, report_.prompt_tokens);
+  totals_.generated_rate.Add(now_, report_.generated_tokens);
+  if (observer_ == nullptr) return;
+  report_.inter_token = inter_token_;
+  observer_->OnStep(report_);
+}
+
+void StepReporter::OnFinished(const BatchRequest& request, absl::StatusCode code,
+                              const AttentionReceipt& receipt) {
+  const Usage& usage = UsageOf(request);
+  totals_.cached_tokens += usage.cached_tokens;
+  if (observer_ == nullptr) return;
+  const int64_t computed =
+      usage.prompt_tokens - usage.cached_tokens + usage.generated_tokens;
+  observer_->OnFinished({.code = code,
+                         .stage = StageOf(request),
+                         .started = request.started.has_value(),
+                         .usage = usage,
+                         .attention = receipt,
+                         .wasted_tokens = code == absl::StatusCode::kOk ? 0 : computed,
+                         .preemptions = request.preemptions,
+                         .first_token_ratio = request.first_token_ratio,
+                         .end_ratio = request.end_ratio});
+}
+
+void StepReporter::OnWouldRefuse() const {
+  if (observer_ != nullptr) observer_->OnWouldRefuse();
+}
+
+}  // namespace quire

@@ -270,8 +270,7 @@ void Planner::AddPrompt(const ScheduledRequest& request, int64_t rows, int64_t b
                          .blocks = static_cast<int32_t>(blocks)});
   step_ += FeaturesOf(RowsOf(request, rows));
   served_[request.tenant] += rows;
-  rows_ = std::max(int64_t{0}, rows_ - rows);
-  reserved_rows_ = std::min(reserved_rows_, rows_);
+  rows_ = std::max(reserved_rows_, rows_ - rows);  // a whole one may pass it
 }
 
 void Planner::PlanStarts() {
@@ -315,6 +314,7 @@ Planner::Admission Planner::Admit(const ScheduledRequest& request) {
 }
 
 void Planner::PlanLong() {
+  reserved_rows_ = 0;
   bool first = long_is_first_;
   bool planned = false;
   const auto plan = [&](const ScheduledRequest& request, int64_t blocks) {

@@ -15,17 +15,34 @@
 // accepted. Those that have waited longer than `overdue_ns` come first, oldest first;
 // then lower effective classes, a class better for each `aging_ns` of waiting; within a
 // class the tenant that was served the fewest tokens (virtual token counter, Sheng et
-// al., arXiv 2401.00588); within a tenant first come, first served.
+// al., arXiv 2401.00588), the plan's own rows included, so that starts of one step
+// alternate; within a tenant first come, first served. What runs has its place in the
+// same order, as if it still waited. Who keeps served_tokens lifts the count of a tenant
+// that comes back to the least of those that are there.
 //
 // A step. All sequences that decode get their row. The rest of the budget, in rows and in
 // predicted time, goes to prompts that have begun, then to new ones. Prompts of at least
 // long_prompt_tokens are "long": at most max_long_prefills of them are begun at a time,
-// and while short prompts wait for rows the long ones share a quarter of the budget.
+// and while short prompts take rows the long ones share a quarter of the budget; what the
+// short ones leave is theirs. So short prompts, begun or new, are given rows before long
+// ones. The first prompt in line gets min_chunk_tokens rows whatever they cost; if it is
+// long, so does the first short one.
+// A prompt that is read whole may pass the budget, and is read when it is the first of
+// its kind (short, long) that the step reads. Until then, nothing of its kind that is
+// behind it starts.
 //
 // Memory. A sequence starts only with blocks for all its known tokens and one more
 // (pinned: all it may ever need); decoding takes one block more at a time. When there is
 // none, the request that is last in the order of running ones, not pinned, is preempted:
-// it gives its blocks back and waits, in its old place, to be read again.
+// it gives its blocks back and waits, in its old place, to be read again. That may be the
+// one that wanted the block. Nothing starts in a step that preempts.
+// No bypass: while the first that waits lacks memory, nothing behind it starts; only long
+// prompts that wait for one of max_long_prefills are passed.
+//
+// Nobody starves: once a request is overdue, no request that was accepted after it starts
+// before it, unless it is long and the other one short; and the first in line of the
+// prompts that have begun gets rows in every step. So it waits for what was accepted
+// before it and for what runs, both finite, however much comes in.
 namespace quire {
 
 inline constexpr int32_t kBestPriority = 0;  // classes; the lowest number is first
@@ -99,17 +116,21 @@ struct PlannedItem {
 };
 
 struct StepPlan {
-  std::vector<RequestId> preempt;  // give these up first
-  std::vector<PlannedItem> items;  // decodes first; then prompts, in order
+  std::vector<RequestId> preempt;  // give these up first; the last in order is first
+  // Decodes, as accepted; then short prompts, then long ones, in order: begun, new.
+  std::vector<PlannedItem> items;
   friend bool operator==(const StepPlan&, const StepPlan&) = default;
 };
 
-// REQUIRES: options valid; ids unique; what runs holds blocks for its computed tokens.
+// REQUIRES: options valid; ids unique; computed_tokens < known_tokens <= max_tokens,
+// which fit the cache; what runs holds at least the blocks that it was last planned with.
 // An empty plan: nothing can be done until a request is accepted or ends. That never
-// happens while one runs.
+// happens while one runs, or while one waits and none runs. The order of state.requests
+// does not matter.
 StepPlan PlanStep(const ScheduleOptions& options, const ScheduleState& state);
 
-// Whether a waiting request is overdue, and its effective class.
+// Whether a request that waits since it was accepted is overdue, and its effective class,
+// kBestPriority at best.
 bool IsOverdue(const ScheduleOptions& options, const ScheduledRequest& request,
                int64_t now_ns);
 int32_t EffectivePriority(const ScheduleOptions& options, const ScheduledRequest& request,

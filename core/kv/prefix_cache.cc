@@ -1,8 +1,8 @@
 #include "core/kv/prefix_cache.h"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
-#include <tuple>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -137,14 +137,6 @@ PrefixCache::Found PrefixCache::Find(Place root, absl::Span<const Page> pages,
     found.place.page = closest.page->serial;
   }
   return found;
-}
-
-void PrefixCache::Used(const Found& found) {
-  const auto touch = [this](BlockId block) {
-    if (rep_->entries.contains(block)) rep_->pool.Touch(block);
-  };
-  touch(found.tail);
-  std::for_each(found.blocks.rbegin(), found.blocks.rend(), touch);
 }
 
 PrefixCache::Place PrefixCache::Add(Place place, const Page& page, BlockId block) {

@@ -54,14 +54,9 @@ class PrefixCache {
   static Place Root(uint64_t name);
 
   // The longest known beginning of `pages`, of at most max_tokens tokens. Takes nothing:
-  // share the blocks before the pool is asked for others.
+  // share the blocks before the pool is asked for others, a tail until it is copied.
   // Time: O(tokens), and a factor of log(pages behind the same place).
   Found Find(Place root, absl::Span<const Page> pages, int64_t max_tokens) const;
-
-  // What was found is wanted: it becomes the last to be evicted, its end before its
-  // beginning. Held blocks need no such thing: this is for a tail that is only copied,
-  // and for those who wait. What was evicted since is passed over.
-  void Used(const Found& found);
 
   // The block now holds this page, behind `place`: a root or a whole page. If the same
   // content is known already, in a block that is held, this block stays the sequence's

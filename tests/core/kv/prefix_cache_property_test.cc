@@ -132,7 +132,7 @@ class Walk {
       if (sequences_.size() < kMostSequences) Start();
     } else if (choice < 4) {
       Sequence waiting = NewSequence();
-      Use(FindAsExpected(waiting, RandomLimit(waiting)));
+      Touch(FindAsExpected(waiting, RandomLimit(waiting)));
     } else if (sequences_.empty()) {
       return;
     } else if (choice < 12) {
@@ -276,12 +276,22 @@ class Walk {
     ASSERT_EQ(held, wanted);
   }
 
-  void Use(const PrefixCache::Found& found) {
-    cache_->Used(found);
-    if (found.tail != kNoBlock) model_.Touch(Id(found.tail));
-    for (auto block = found.blocks.rbegin(); block != found.blocks.rend(); ++block) {
+  // As for those who wait: the end before the beginning.
+  void Touch(const PrefixCache::Found& found) {
+    std::vector<BlockId> blocks = found.blocks;
+    if (found.tail != kNoBlock) blocks.push_back(found.tail);
+    for (auto block = blocks.rbegin(); block != blocks.rend(); ++block) {
+      pool_.Touch(*block);
       model_.Touch(Id(*block));
     }
+  }
+
+  // Held while it is copied.
+  void CopyTail(BlockId block) {
+    BlockLease lease = pool_.Lease();
+    lease.Share(block);
+    model_.Hold(Id(block));
+    model_.GiveBack(Id(block));
   }
 
   void Start() {
@@ -293,7 +303,7 @@ class Walk {
       model_.Hold(Id(block));
       shared_.insert(Id(block));
     }
-    Use(found);
+    if (found.tail != kNoBlock) CopyTail(found.tail);
     whole_pages_ += static_cast<int64_t>(found.blocks.size());
     tails_ += found.tail != kNoBlock ? 1 : 0;
     sequence.place = found.place;

@@ -79,7 +79,7 @@ class BatchingEngine final : public Engine {
   void Run();
   bool WaitForWork();
   void TakeIncoming();
-  void FinishEnded();
+  bool FinishEnded();
   bool Step();
   Results CallRunner(const StepInput& input);
   void Conclude(const Batch::Planned& planned, Results results, absl::Time began);
@@ -88,6 +88,7 @@ class BatchingEngine final : public Engine {
   void Finish(RequestId id, absl::Status status, FinishReason reason, absl::Time now);
   absl::Status EndOf(const BatchRequest& request, absl::Time now) const;
   void Publish();
+  void PublishAndDeliver();
 
   const EngineOptions options_;
   const std::unique_ptr<ModelRunner> runner_;
@@ -167,10 +168,9 @@ void BatchingEngine::Drain(absl::Time deadline) {
 void BatchingEngine::Run() {
   while (WaitForWork()) {
     TakeIncoming();
-    FinishEnded();
+    if (FinishEnded()) PublishAndDeliver();
     const bool stepped = Step();
-    Publish();
-    outbox_.Flush();
+    PublishAndDeliver();
     // Only for what a cancelled or expired request may free, or a plan that was too bold.
     if (!stepped && !batch_.requests().empty()) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -211,7 +211,7 @@ absl::Status BatchingEngine::EndOf(const BatchRequest& request, absl::Time now) 
 }
 
 // Before every step: who was cancelled, is late, or must go because the engine does.
-void BatchingEngine::FinishEnded() {
+bool BatchingEngine::FinishEnded() {
   const absl::Time now = clock_.Now();
   std::vector<Ended> ended;
   {
@@ -235,6 +235,7 @@ void BatchingEngine::FinishEnded() {
   for (Ended& end : ended) {
     if (batch_.Find(end.id) != nullptr) Finish(end.id, std::move(end.status), {}, now);
   }
+  return !ended.empty();
 }
 
 // False: nothing could be computed.
@@ -243,6 +244,7 @@ bool BatchingEngine::Step() {
   const Batch::Planned planned = batch_.Plan(clock_.Now());
   reporter_.OnPlan(batch_.schedule(), planned);
   if (planned.input.items.empty()) return false;
+  Publish();
   const absl::Time began = clock_.Now();
   for (const StepItem& item : planned.input.items) {
     BatchRequest& request = *batch_.Find(item.id);
@@ -338,7 +340,12 @@ void BatchingEngine::Finish(RequestId id, absl::Status status, FinishReason reas
                   });
 }
 
-// What Submit, stats and estimates see from now on.
+// What Submit, stats and estimates see from now on; sinks hear of it after that.
+void BatchingEngine::PublishAndDeliver() {
+  Publish();
+  outbox_.Flush();
+}
+
 void BatchingEngine::Publish() {
   const absl::Time now = clock_.Now();
   std::lock_guard lock(mutex_);

@@ -316,11 +316,15 @@ TEST_F(EngineAttentionTest, TheObserversSumsAreTheReceipts) {
   class Observer final : public EngineObserver {
    public:
     void OnStep(const StepReport& step) override {
-      sums[step.mode] += step.attention;
+      for (size_t mode = 0; mode < kAttentionModes; ++mode) {
+        AttentionStats sum = step.prefill[mode];
+        sum += step.decode[mode];
+        if (sum.work.dense_columns > 0) sums[static_cast<AttentionMode>(mode)] += sum;
+      }
       prompt_tokens += step.prompt_tokens;
     }
-    void OnFinished(const AttentionReceipt& attention) override {
-      receipts += attention;
+    void OnFinished(const FinishReport& report) override {
+      receipts += report.attention;
       ++finished;
     }
     std::map<AttentionMode, AttentionStats> sums;
@@ -350,12 +354,15 @@ TEST_F(EngineAttentionTest, TheObserversSumsAreTheReceipts) {
   ExpectSame(observer.receipts.decode, told.decode);
 }
 
-TEST_F(EngineAttentionTest, ARequestThatNeverBeganIsNoneOfTheObservers) {
+TEST_F(EngineAttentionTest, ARequestThatNeverBeganIsToldOfAsSuch) {
   class Observer final : public EngineObserver {
    public:
     void OnStep(const StepReport&) override {}
-    void OnFinished(const AttentionReceipt&) override { ++finished; }
-    int finished = 0;
+    void OnFinished(const FinishReport& report) override {
+      (report.started ? started : never_started) += 1;
+      EXPECT_EQ(report.stage == RequestStage::kQueue, !report.started);
+    }
+    int started = 0, never_started = 0;
   };
   Observer observer;
   Start(&observer);
@@ -368,7 +375,8 @@ TEST_F(EngineAttentionTest, ARequestThatNeverBeganIsNoneOfTheObservers) {
   running.record->Wait();
   EXPECT_EQ(waiting.record->Wait().attention.prefill.work, AttentionWork());
   engine_.reset();
-  EXPECT_EQ(observer.finished, 1);
+  EXPECT_EQ(observer.started, 1);
+  EXPECT_EQ(observer.never_started, 1);
 }
 
 TEST_F(EngineAttentionTest, RefusesWhatCannotBe) {

@@ -16,8 +16,8 @@
 namespace quire {
 
 // An engine over the fake model (vocabulary 100, next token = last + 1) on which every
-// step takes one second. Steps of 4 rows, one request at a time, no prefix cache, 16 cache
-// blocks of 4 tokens, 64 positions.
+// step takes one second. Steps of 4 rows, one request at a time, no prefix cache, 16
+// cache blocks of 4 tokens, 64 positions.
 class EngineFixture : public testing::Test {
  protected:
   EngineFixture() {

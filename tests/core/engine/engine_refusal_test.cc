@@ -96,13 +96,15 @@ TEST(EngineCacheRefusalTest, LargerThanTheWholeCache) {
                  std::make_unique<RecordingSink>(std::make_shared<SinkRecord>()))
         .status();
   };
-  EXPECT_EQ(submit(Generate(std::vector<TokenId>(10, 1), 4)),
-            absl::ResourceExhaustedError(
-                "the request needs 13 tokens of key/value cache; the cache has 12"));
+  const auto expect_too_large = [](const absl::Status& status) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_EQ(status.message(),
+              "the request needs 13 tokens of key/value cache; the cache has 12");
+    EXPECT_EQ(RefusalOf(status), Refusal::kTooLarge);
+  };
+  expect_too_large(submit(Generate(std::vector<TokenId>(10, 1), 4)));
   EXPECT_EQ(submit(Generate(std::vector<TokenId>(10, 1), 3)), absl::OkStatus());
-  EXPECT_EQ(submit(Score(std::vector<TokenId>(14, 1), 1)),
-            absl::ResourceExhaustedError(
-                "the request needs 13 tokens of key/value cache; the cache has 12"));
+  expect_too_large(submit(Score(std::vector<TokenId>(14, 1), 1)));
   EXPECT_EQ(submit(Score(std::vector<TokenId>(13, 1), 1)), absl::OkStatus());
 }
 
@@ -110,6 +112,7 @@ TEST(EngineOptionsTest, RefusesWithFieldLimitAndValue) {
   const EngineOptions good{.kv = {.num_blocks = 1, .tokens_per_block = 1},
                            .model = {.vocab_size = 1, .max_positions = 1},
                            .chunk_tokens = 1,
+                           .max_running = 1,
                            .max_waiting = 0};
   EXPECT_EQ(good.Validate(), absl::OkStatus());
   const auto refusal = [&](auto change) {
@@ -133,6 +136,16 @@ TEST(EngineOptionsTest, RefusesWithFieldLimitAndValue) {
             "engine.model.max_positions is -1; it must be >= 1");
   EXPECT_EQ(refusal([](EngineOptions& o) { o.chunk_tokens = 0; }),
             "engine.chunk_tokens is 0; it must be >= 1");
+  EXPECT_EQ(refusal([](EngineOptions& o) { o.max_running = 2; }),
+            "engine.chunk_tokens is 1; it must be >= 2");
+  EXPECT_EQ(refusal([](EngineOptions& o) { o.max_running = 0; }),
+            "engine.max_running is 0; it must be >= 1");
+  EXPECT_EQ(refusal([](EngineOptions& o) { o.max_waiting_tokens = -1; }),
+            "engine.max_waiting_tokens is -1; it must be >= 0");
+  EXPECT_EQ(refusal([](EngineOptions& o) { o.max_long_prefills = 0; }),
+            "engine.max_long_prefills is 0; it must be >= 1");
+  EXPECT_EQ(refusal([](EngineOptions& o) { o.decode_stretch_percent = 100; }),
+            "engine.decode_stretch_percent is 100; it must be >= 101");
   EXPECT_EQ(refusal([](EngineOptions& o) { o.block_bytes = -1; }),
             "engine.block_bytes is -1; it must be >= 0");
   EXPECT_EQ(refusal([](EngineOptions& o) { o.max_waiting = -1; }),

@@ -42,10 +42,13 @@ TEST_F(EngineTest, GivesTheRunnerWhatTheSequencePlansAndItsBlocks) {
   for (const RecordedStep& step : steps) {
     ASSERT_EQ(step.items.size(), 1u);
     EXPECT_EQ(step.items[0].id, request.id);
-    // 6 + 4 - 1 tokens are ever in the cache: three blocks, from the first step on.
-    EXPECT_THAT(step.items[0].blocks, ElementsAre(B(0), B(1), B(2)));
     EXPECT_THAT(step.released, IsEmpty());
+    EXPECT_THAT(step.copies, IsEmpty());
   }
+  // Room for the prompt and one token more from the first step on; more as it is needed.
+  EXPECT_THAT(steps[0].items[0].blocks, ElementsAre(B(0), B(1)));
+  EXPECT_THAT(steps[3].items[0].blocks, ElementsAre(B(0), B(1)));
+  EXPECT_THAT(steps[4].items[0].blocks, ElementsAre(B(0), B(1), B(2)));
   EXPECT_THAT(steps[1].items[0].tokens, ElementsAre(14, 15));
   EXPECT_TRUE(steps[1].items[0].sample);
   EXPECT_THAT(steps[4].items[0].tokens, ElementsAre(18));
@@ -147,9 +150,7 @@ TEST_F(EngineTest, CancelledWhileWaitingDoesNotWaitForItsTurn) {
   // The second step already begins after the sink was told.
   model_.set_on_step([&](const StepInput&) {
     clock_.Advance(absl::Seconds(1));
-    if (model_.num_steps() == 2) {
-      EXPECT_TRUE(waiting.record->finished());
-    }
+    if (model_.num_steps() == 2) waiting.record->Wait();
   });
   model_.Release();
   const Finished finished = waiting.record->Wait();
@@ -239,13 +240,19 @@ TEST_F(EngineTest, ObserverSeesEveryStep) {
   class Observer final : public EngineObserver {
    public:
     void OnStep(const StepReport& step) override {
-      steps.push_back(absl::StrCat(absl::FormatDuration(step.elapsed), " ",
-                                   step.prompt_tokens, " ", step.generated_tokens, " ",
-                                   step.attention.work.columns));
+      const auto kAuto = static_cast<size_t>(AttentionMode::kAuto);
+      steps.push_back(absl::StrCat(
+          absl::FormatDuration(step.elapsed), " ", step.sequences, " ",
+          step.prompt_tokens, " ", step.generated_tokens, " ",
+          step.prefill[kAuto].work.columns, " ", step.decode[kAuto].work.columns));
+      for (const absl::Duration gap : step.inter_token) {
+        steps.push_back(absl::StrCat("gap ", absl::FormatDuration(gap)));
+      }
     }
-    void OnFinished(const AttentionReceipt& attention) override {
-      steps.push_back(absl::StrCat("finished ", attention.prefill.work.columns, " ",
-                                   attention.decode.work.columns));
+    void OnFinished(const FinishReport& finished) override {
+      steps.push_back(absl::StrCat("finished ", finished.attention.prefill.work.columns,
+                                   " ", finished.attention.decode.work.columns, " ",
+                                   finished.wasted_tokens));
     }
     std::vector<std::string> steps;
   };
@@ -255,8 +262,8 @@ TEST_F(EngineTest, ObserverSeesEveryStep) {
   std::get<GenerateRequest>(request.work).stop_tokens = {7};
   EXPECT_EQ(Submit(request).record->Wait().reason, FinishReason::kStopToken);
   engine_.reset();
-  EXPECT_THAT(observer.steps,
-              ElementsAre("1s 4 0 10", "1s 1 1 5", "1s 0 0 6", "finished 15 6"));
+  EXPECT_THAT(observer.steps, ElementsAre("1s 1 4 0 10 0", "1s 1 1 1 5 0", "1s 1 0 0 0 6",
+                                          "finished 15 6 0"));
 }
 
 TEST_F(EngineTest, WaitingRoomIsBounded) {
@@ -267,9 +274,12 @@ TEST_F(EngineTest, WaitingRoomIsBounded) {
   model_.WaitUntilBlocked();
   Submit(Generate({1}, 1));
   const Submitted last = Submit(Generate({1}, 1));
-  EXPECT_EQ(
-      Refusal(Generate({1}, 1)),
-      absl::ResourceExhaustedError("max_waiting is 2; as many requests are waiting"));
+  const absl::Status refused = Refusal(Generate({1}, 1));
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(refused.message(),
+            "max_running is 1 and max_waiting is 2; as many requests (3) are in work or "
+            "wait");
+  EXPECT_EQ(RefusalOf(refused), Refusal::kWaitingRoomFull);
   model_.Release();
   EXPECT_EQ(last.record->Wait().status, absl::OkStatus());
   EXPECT_EQ(Submit(Generate({1}, 1)).record->Wait().status, absl::OkStatus());

@@ -41,7 +41,7 @@ TEST_F(SequenceTest, GeneratePlansChunksThenSingleTokens) {
   EXPECT_EQ(*sequence.Commit({}, sink_), std::nullopt);
   EXPECT_FALSE(sequence.prompt_computed());
 
-  item = sequence.Plan(3);
+  item = sequence.Plan(2);
   EXPECT_EQ(item.begin, 3);
   EXPECT_THAT(item.tokens, ElementsAre(13, 14));
   EXPECT_TRUE(item.sample);
@@ -52,7 +52,7 @@ TEST_F(SequenceTest, GeneratePlansChunksThenSingleTokens) {
   EXPECT_EQ(*sequence.Commit(Sampled(20), sink_), std::nullopt);
   EXPECT_TRUE(sequence.prompt_computed());
 
-  item = sequence.Plan(3);
+  item = sequence.Plan(1);
   EXPECT_EQ(item.begin, 5);
   EXPECT_THAT(item.tokens, ElementsAre(20));
   EXPECT_TRUE(item.sample);
@@ -68,9 +68,9 @@ TEST_F(SequenceTest, GeneratePlansChunksThenSingleTokens) {
 TEST_F(SequenceTest, StopTokenEndsAndIsNotReported) {
   GenerateSequence sequence(
       {.prompt = {1}, .max_new_tokens = 9, .stop_tokens = {50, 60}});
-  sequence.Plan(8);
+  sequence.Plan(1);
   EXPECT_EQ(*sequence.Commit(Sampled(5), sink_), std::nullopt);
-  sequence.Plan(8);
+  sequence.Plan(1);
   EXPECT_EQ(*sequence.Commit(Sampled(60), sink_), FinishReason::kStopToken);
   EXPECT_EQ(sequence.usage(), (Usage{.prompt_tokens = 1, .generated_tokens = 1}));
   EXPECT_THAT(record_->events(), ElementsAre("progress 1/1", "token 5"));
@@ -79,9 +79,9 @@ TEST_F(SequenceTest, StopTokenEndsAndIsNotReported) {
 TEST_F(SequenceTest, HistoryHasThePromptWhenItIsPenalized) {
   GenerateSequence sequence(
       {.prompt = {1, 2}, .max_new_tokens = 9, .sampling = {.penalize_prompt = true}});
-  EXPECT_THAT(sequence.Plan(8).history, ElementsAre(1, 2));
+  EXPECT_THAT(sequence.Plan(2).history, ElementsAre(1, 2));
   ASSERT_TRUE(sequence.Commit(Sampled(3), sink_).ok());
-  EXPECT_THAT(sequence.Plan(8).history, ElementsAre(1, 2, 3));
+  EXPECT_THAT(sequence.Plan(1).history, ElementsAre(1, 2, 3));
 }
 
 TEST_F(SequenceTest, ScoreAsksForTheNextTokensFromFirstOn) {
@@ -103,7 +103,7 @@ TEST_F(SequenceTest, ScoreAsksForTheNextTokensFromFirstOn) {
   EXPECT_EQ(item.top_logprobs, 2);
   EXPECT_EQ(*sequence.Commit(Scored({13, 14, 15}), sink_), std::nullopt);
 
-  item = sequence.Plan(3);
+  item = sequence.Plan(1);
   EXPECT_THAT(item.tokens, ElementsAre(15));
   EXPECT_THAT(item.targets, ElementsAre(16));
   EXPECT_EQ(*sequence.Commit(Scored({16}), sink_), FinishReason::kScored);
@@ -115,12 +115,12 @@ TEST_F(SequenceTest, ScoreAsksForTheNextTokensFromFirstOn) {
 
 TEST_F(SequenceTest, FirstInsideAChunkSkipsThePositionsBefore) {
   ScoreSequence sequence({.tokens = {10, 11, 12, 13}, .first = 2});
-  EXPECT_THAT(sequence.Plan(8).targets, ElementsAre(kNoTarget, 12, 13));
+  EXPECT_THAT(sequence.Plan(3).targets, ElementsAre(kNoTarget, 12, 13));
 }
 
 TEST_F(SequenceTest, WrongResultsAreInternalErrors) {
   GenerateSequence whole({.prompt = {1}, .max_new_tokens = 1});
-  whole.Plan(8);
+  whole.Plan(1);
   EXPECT_EQ(whole.Commit({}, sink_).status(),
             absl::InternalError("the model runner sampled no token"));
   GenerateSequence part({.prompt = {1, 2}, .max_new_tokens = 1});
@@ -128,7 +128,7 @@ TEST_F(SequenceTest, WrongResultsAreInternalErrors) {
   EXPECT_EQ(part.Commit(Sampled(1), sink_).status(),
             absl::InternalError("the model runner sampled a token unasked"));
   ScoreSequence score({.tokens = {1, 2, 3}});
-  score.Plan(8);
+  score.Plan(2);
   EXPECT_EQ(score.Commit(Scored({2}), sink_).status(),
             absl::InternalError("the model runner gave 1 scores; 2 were asked for"));
   EXPECT_THAT(record_->events(), IsEmpty());

@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/clock.h"
 #include "core/base/status_macros.h"
+#include "core/engine/measure_step_cost.h"
 #include "core/runner/runner.h"
 #include "core/weights/model_files.h"
 #include "grpc/support/log.h"
@@ -24,6 +25,7 @@
 #include "server/observability/http_endpoint.h"
 #include "server/observability/log.h"
 #include "server/observability/metrics.h"
+#include "server/observability/schedule_trace.h"
 #include "server/port_file.h"
 #include "server/rpc/call_services.h"
 #include "server/rpc/grpc_server.h"
@@ -43,6 +45,50 @@ ComputeType ParseComputeType(const std::string& name) {
   return ComputeType::kAuto;
 }
 
+EngineOptions ToEngineOptions(const ServerOptions& options, const KvGeometry& kv,
+                              const ModelConfig& config) {
+  return {.kv = kv,
+          .model = {config.vocab_size, config.max_positions},
+          .chunk_tokens = options.chunk_tokens,
+          .max_running = options.max_running,
+          .max_waiting = options.max_waiting,
+          .max_waiting_tokens = options.max_waiting_tokens,
+          .long_prompt_tokens = options.long_prompt_tokens,
+          .max_long_prefills = options.max_long_prefills,
+          .decode_stretch_percent = options.decode_stretch_percent,
+          .max_step = absl::Seconds(options.max_step_seconds),
+          .prefix_caching = options.prefix_caching(),
+          .admission = options.admission_mode()};
+}
+
+// A cache that holds no whole request of a useful size is a mistake.
+absl::Status CheckCache(const LoadedRunner& loaded, const ModelConfig& config,
+                        const ServerOptions& options) {
+  const int64_t tokens = loaded.kv.capacity_tokens();
+  const int64_t least = std::min(options.min_context_tokens, config.max_positions);
+  if (tokens >= least) return absl::OkStatus();
+  const int64_t bytes_per_token = loaded.kv_cache_bytes / std::max<int64_t>(1, tokens);
+  return absl::InvalidArgumentError(
+      absl::StrCat("kv_cache_bytes is ", loaded.kv_cache_bytes, ", which holds ", tokens,
+                   " tokens; it must hold at least ", least, " (min_context_tokens ",
+                   options.min_context_tokens, ", the model's context ",
+                   config.max_positions, "), about ", least * bytes_per_token, " bytes"));
+}
+
+// Engine, after what it costs to compute was measured.
+absl::Status StartEngine(LoadedRunner loaded, const ServerOptions& options,
+                         EngineObserver& observer, ServedModel& model) {
+  EngineOptions engine = ToEngineOptions(options, loaded.kv, model.text.config);
+  engine.block_bytes = loaded.kv_cache_bytes / loaded.kv.num_blocks;
+  QUIRE_ASSIGN_OR_RETURN(engine.step_cost,
+                         MeasureStepCost(*loaded.runner, loaded.kv, engine.model));
+  model.limits = engine;
+  QUIRE_ASSIGN_OR_RETURN(
+      model.text.engine,
+      Engine::Start(engine, std::move(loaded.runner), &observer, SystemClock()));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadModel(const std::string& folder,
                                                        const ServerOptions& options,
                                                        EngineObserver& observer) {
@@ -59,30 +105,23 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadModel(const std::string& folder
   model->kv_cache_bytes = loaded.kv_cache_bytes;
   model->kv_cache_tokens = loaded.kv.capacity_tokens();
   QUIRE_ASSIGN_OR_RETURN(model->begin_tokens, BeginTokens(model->text.tokenizer));
+  ModelConfig& config = model->text.config;
+  QUIRE_RETURN_IF_ERROR(CheckCache(loaded, config, options));
   // What the cache cannot hold is no context: windows and refusals follow from this
   // number.
-  ModelConfig& config = model->text.config;
   config.max_positions = static_cast<int32_t>(
       std::min<int64_t>(config.max_positions, model->kv_cache_tokens));
-  const EngineOptions engine{.kv = loaded.kv,
-                             .model = {config.vocab_size, config.max_positions},
-                             .chunk_tokens = options.chunk_tokens,
-                             // Calls are bounded before they get here.
-                             .max_waiting = options.max_waiting + 1,
-                             .block_bytes = loaded.kv_cache_bytes / loaded.kv.num_blocks};
-  QUIRE_ASSIGN_OR_RETURN(
-      model->text.engine,
-      Engine::Start(engine, std::move(loaded.runner), &observer, SystemClock()));
+  QUIRE_RETURN_IF_ERROR(StartEngine(std::move(loaded), options, observer, *model));
   return model;
 }
 
 absl::StatusOr<std::unique_ptr<const ModelRegistry>> LoadModels(
-    const ServerOptions& options, EngineObserver& observer, Log& log) {
+    const ServerOptions& options, std::vector<StepMetrics>& observers, Log& log) {
   std::vector<std::unique_ptr<ServedModel>> models;
   for (const std::string& folder : options.model) {
     const absl::Time start = absl::Now();
     absl::StatusOr<std::unique_ptr<ServedModel>> model =
-        LoadModel(folder, options, observer);
+        LoadModel(folder, options, observers[models.size()]);
     if (!model.ok()) {
       return absl::Status(
           model.status().code(),
@@ -159,9 +198,13 @@ constexpr absl::Duration kCancelGrace = absl::Seconds(10);
 constexpr absl::Duration kFlushGrace = absl::Seconds(2);
 
 CallServicesOptions ToCallOptions(const ServerOptions& options) {
-  return {.max_waiting = options.max_waiting,
+  return {.max_running = options.max_running,
+          .max_waiting = options.max_waiting,
+          .models = static_cast<int>(options.model.size()),
           .limits = {.max_text_bytes = options.max_text_bytes},
           .defaults = {.attention = options.attention()},
+          .terms = {.stream_interval = absl::Milliseconds(options.stream_interval_ms),
+                    .price_per_device_hour = options.price_per_device_hour},
           .stream = {.write_stall = absl::Seconds(options.write_stall_seconds)},
           .batch_idle = absl::Seconds(options.batch_idle_seconds)};
 }
@@ -174,7 +217,6 @@ class App {
       : options_(options),
         log_(MakeLog(options)),
         metrics_(registry_),
-        step_metrics_(metrics_),
         engines_(state_),
         services_(ToCallOptions(options), state_, metrics_, log_, SystemClock()) {
     RouteLibraryLogs(log_);
@@ -182,6 +224,8 @@ class App {
   ~App() { library_log = nullptr; }
 
   int Run() {
+    if (const absl::Status status = Observe(); !status.ok())
+      return Fail(status, kExitOptions);
     if (const absl::Status status = Listen(); !status.ok())
       return Fail(status, kExitCannotListen);
     if (const absl::Status status = Load(); !status.ok()) return Fail(status, kExitModel);
@@ -201,6 +245,22 @@ class App {
     return code;
   }
 
+  // An observer for each model; the first model's trace has the name, the others' the
+  // model's number behind it.
+  absl::Status Observe() {
+    for (size_t i = 0; i < options_.model.size(); ++i) {
+      std::unique_ptr<ScheduleTrace> trace;
+      if (!options_.schedule_trace.empty()) {
+        const std::string suffix = i == 0 ? "" : absl::StrCat(".", i + 1);
+        QUIRE_ASSIGN_OR_RETURN(
+            trace, ScheduleTrace::Open(options_.schedule_trace + suffix, log_));
+      }
+      observers_.emplace_back(metrics_, trace.get());
+      traces_.push_back(std::move(trace));
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status Listen() {
     QUIRE_ASSIGN_OR_RETURN(
         grpc_, GrpcServer::Start(
@@ -218,7 +278,7 @@ class App {
     absl::StatusOr<std::unique_ptr<const ModelRegistry>> models;
     std::atomic<bool> done = false;
     std::thread loader([&] {
-      models = LoadModels(options_, step_metrics_, log_);
+      models = LoadModels(options_, observers_, log_);
       done = true;
     });
     while (!done) {
@@ -276,7 +336,8 @@ class App {
   Log log_;
   prometheus::Registry registry_;
   Metrics metrics_;
-  StepMetrics step_metrics_;
+  std::vector<std::unique_ptr<ScheduleTrace>> traces_;
+  std::vector<StepMetrics> observers_;  // of the models' engines, in their order
   ServingState state_;
   EngineCollector engines_;
   ProcessCollector process_;

@@ -59,7 +59,7 @@ const std::vector<Field>& Fields() {
        {"auto", "float32", "bfloat16"}},
       {"kv_cache_bytes", "memory for keys and values of each model; 0: from free memory",
        &Options::kv_cache_bytes, 0, 65536 * kGiB},
-      {"chunk_tokens", "prompt tokens computed between two looks at cancellation",
+      {"chunk_tokens", "tokens of one step, all requests together; >= max_running",
        &Options::chunk_tokens, 1, 65536},
       {"attention_mode",
        "auto, dense, faithful or refined, for requests that do not say",
@@ -75,8 +75,41 @@ const std::vector<Field>& Fields() {
       {"attention_min_sparse_tokens",
        "their least visible tokens for sparse reading; -1: the mode's own",
        &Options::attention_min_sparse_tokens, -1, std::numeric_limits<int32_t>::max()},
-      {"max_waiting", "calls that may wait for the one in work", &Options::max_waiting, 1,
-       1000},
+      {"max_running", "calls that a model computes at a time", &Options::max_running, 1,
+       1024},
+      {"max_waiting", "calls that may wait beyond those", &Options::max_waiting, 1, 1000},
+      {"max_waiting_tokens", "prompt tokens of the calls that may wait",
+       &Options::max_waiting_tokens, 1, 1e12},
+      {"long_prompt_tokens",
+       "prompts from here on are long, and only a few begin at once",
+       &Options::long_prompt_tokens, 1, std::numeric_limits<int32_t>::max()},
+      {"max_long_prefills", "long prompts that are read at a time",
+       &Options::max_long_prefills, 1, 1024},
+      {"decode_stretch_percent",
+       "longest step with prompts while others decode, of the decodes' own",
+       &Options::decode_stretch_percent, 101, 100000},
+      {"max_step_seconds", "longest step while only prompts are read; 0: no limit",
+       &Options::max_step_seconds, 0, 3600},
+      {"prefix_cache",
+       "off, tenant or shared: who may begin with what was read before",
+       &Options::prefix_cache,
+       0,
+       0,
+       {"off", "tenant", "shared"}},
+      {"admission",
+       "off, report or enforce: calls that cannot meet their deadline",
+       &Options::admission,
+       0,
+       0,
+       {"off", "report", "enforce"}},
+      {"stream_interval_ms", "least time between two pieces of text; 0: one a token",
+       &Options::stream_interval_ms, 0, 10000},
+      {"min_context_tokens", "least tokens that kv_cache_bytes must hold",
+       &Options::min_context_tokens, 1, std::numeric_limits<int32_t>::max()},
+      {"price_per_device_hour", "USD, for estimates of cost; 0: not set",
+       &Options::price_per_device_hour, 0, 1e6},
+      {"schedule_trace", "file of the scheduler's decisions; empty: none",
+       &Options::schedule_trace},
       {"max_message_bytes", "largest gRPC message", &Options::max_message_bytes, 1024,
        std::numeric_limits<int32_t>::max()},
       {"max_text_bytes", "longest text of one request, all pieces together",
@@ -308,9 +341,24 @@ absl::Status ServerOptions::Validate() const {
       return absl::InvalidArgumentError("model is ''; it must name a folder");
   }
   for (const Field& field : Fields()) QUIRE_RETURN_IF_ERROR(CheckField(field, *this));
+  if (chunk_tokens < max_running) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("chunk_tokens is ", chunk_tokens,
+                     "; it must be >= max_running, which is ", max_running));
+  }
   QUIRE_RETURN_IF_ERROR(CheckAddress("listen", listen));
   return http_listen.empty() ? absl::OkStatus()
                              : CheckAddress("http_listen", http_listen);
+}
+
+PrefixCaching ServerOptions::prefix_caching() const {
+  if (prefix_cache == "off") return PrefixCaching::kOff;
+  return prefix_cache == "shared" ? PrefixCaching::kShared : PrefixCaching::kPerTenant;
+}
+
+AdmissionMode ServerOptions::admission_mode() const {
+  if (admission == "off") return AdmissionMode::kOff;
+  return admission == "enforce" ? AdmissionMode::kEnforce : AdmissionMode::kReport;
 }
 
 AttentionOptions ServerOptions::attention() const {

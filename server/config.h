@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "core/dga/attention_options.h"
+#include "core/engine/engine.h"
 
 namespace quire::server {
 
@@ -24,14 +25,26 @@ struct ServerOptions {
   int32_t threads = 0;                         // of one step; 0: as many as CPU cores
   std::string compute = "auto";                // auto, float32, bfloat16
   int64_t kv_cache_bytes = 0;                  // of each model; 0: from free memory
-  int32_t chunk_tokens = 512;           // prompt tokens between two looks at cancel
+  int32_t chunk_tokens = 512;                  // of one step, all requests together
   std::string attention_mode = "auto";  // auto, dense, faithful, refined; of requests
   double attention_eps = 0.04;          // that say nothing else, as are the next three
   double attention_max_error = 1;       // 1: never falls back
   int32_t attention_min_sparse_tokens = -1;  // -1: the mode's own
-  int32_t max_waiting = 64;                  // calls that may wait for the one in work
-  int64_t max_message_bytes = 64 << 20;      // of one gRPC message
-  int64_t max_text_bytes = 64 << 20;         // of one request's text, all pieces together
+  int32_t max_running = 256;                 // calls that a model computes at a time
+  int32_t max_waiting = 64;                  // calls that may wait beyond those
+  int64_t max_waiting_tokens = 1 << 20;      // prompt tokens of those that wait
+  int32_t long_prompt_tokens = 4096;         // see core/schedule, as the next three
+  int32_t max_long_prefills = 2;
+  int32_t decode_stretch_percent = 180;
+  double max_step_seconds = 0.25;        // 0: no limit
+  std::string prefix_cache = "tenant";   // off, tenant, shared
+  std::string admission = "report";      // off, report, enforce
+  int32_t stream_interval_ms = 10;       // 0: an event a token
+  int32_t min_context_tokens = 1024;     // a smaller cache is refused at the start
+  double price_per_device_hour = 0;      // USD; 0: not set
+  std::string schedule_trace;            // file; "": none
+  int64_t max_message_bytes = 64 << 20;  // of one gRPC message
+  int64_t max_text_bytes = 64 << 20;     // of one request's text, all pieces together
   double write_stall_seconds = 30;  // a client that takes no event for so long is left
   double batch_idle_seconds =
       300;                    // a ScoreBatch call that sends nothing for so long ends
@@ -43,6 +56,8 @@ struct ServerOptions {
   absl::Status Validate() const;
   // REQUIRES: valid.
   AttentionOptions attention() const;
+  PrefixCaching prefix_caching() const;
+  AdmissionMode admission_mode() const;
 };
 
 struct CommandLine {

@@ -17,12 +17,14 @@ enum class Method : uint8_t {
   kCountTokens,
   kGetModel,
   kListModels,
+  kEstimateCost,
+  kGetLoad,
 };
 
 constexpr absl::string_view MethodName(Method method) {
-  constexpr absl::string_view kNames[] = {"Summarize",   "Generate", "Score",
-                                          "ScoreBatch",  "Tokenize", "Detokenize",
-                                          "CountTokens", "GetModel", "ListModels"};
+  constexpr absl::string_view kNames[] = {
+      "Summarize",   "Generate", "Score",      "ScoreBatch",   "Tokenize", "Detokenize",
+      "CountTokens", "GetModel", "ListModels", "EstimateCost", "GetLoad"};
   return kNames[static_cast<int>(method)];
 }
 

@@ -21,6 +21,7 @@ struct ServedModel {
   int64_t weight_bytes = 0;
   int64_t kv_cache_bytes = 0;
   int64_t kv_cache_tokens = 0;
+  EngineOptions limits;  // that the engine was started with
 };
 
 // "llama" and so on, as the protocol names architectures.

@@ -53,11 +53,11 @@ int32_t Overlap(int32_t requested, int32_t context_tokens) {
   return requested > 0 ? requested : std::max(1, context_tokens / 4);
 }
 
-// Tokens that the windows after the first read: all of each but its last.
-int64_t LaterTokens(int64_t size, int64_t context_tokens, int64_t windows,
-                    int64_t stride) {
-  if (windows == 1) return 0;
-  return (windows - 2) * (context_tokens - 1) + size - (windows - 1) * stride - 1;
+// Tokens that the windows after the first read.
+int64_t LaterTokens(absl::Span<const ScoreWindows> windows) {
+  int64_t tokens = 0;
+  for (const ScoreWindows& alike : windows) tokens += alike.read_tokens * alike.count;
+  return windows.empty() ? 0 : tokens - windows.front().read_tokens;
 }
 
 class Scorer {
@@ -78,7 +78,7 @@ class Scorer {
     const int64_t stride = context_tokens - overlap;
     result_.windows = CountScoreWindows(size, context_tokens, overlap);
     result_.overlap_tokens = result_.windows > 1 ? overlap : 0;
-    later_tokens_ = LaterTokens(size, context_tokens, result_.windows, stride);
+    later_tokens_ = LaterTokens(PlanScoreWindows(size, context_tokens, overlap));
     QUIRE_RETURN_IF_ERROR(ReportFirstToken());
     if (size == 1) return ReportLoneImportance();
     for (int32_t index = 0; index < result_.windows; ++index) {
@@ -202,6 +202,17 @@ int32_t CountScoreWindows(int64_t tokens, int32_t context_tokens,
   const int64_t stride = context_tokens - Overlap(overlap_tokens, context_tokens);
   const int64_t beyond = std::max<int64_t>(0, tokens - context_tokens);
   return static_cast<int32_t>(1 + (beyond + stride - 1) / stride);
+}
+
+std::vector<ScoreWindows> PlanScoreWindows(int64_t tokens, int32_t context_tokens,
+                                           int32_t overlap_tokens) {
+  const int64_t count = CountScoreWindows(tokens, context_tokens, overlap_tokens);
+  const int64_t stride = context_tokens - Overlap(overlap_tokens, context_tokens);
+  std::vector<ScoreWindows> windows;
+  if (count > 1) windows.push_back({context_tokens - 1, count - 1});
+  const int64_t last = tokens - (count - 1) * stride - 1;
+  if (last > 0) windows.push_back({last, 1});
+  return windows;
 }
 
 absl::StatusOr<TextScoreResult> ScoreText(Engine& engine, int32_t context_tokens,

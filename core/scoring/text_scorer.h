@@ -85,6 +85,16 @@ struct TextScoreResult {
 // >= 2, overlap_tokens in [0, context_tokens).
 int32_t CountScoreWindows(int64_t tokens, int32_t context_tokens, int32_t overlap_tokens);
 
+// Windows that read as many tokens each: all of a window but its last.
+struct ScoreWindows {
+  int64_t read_tokens = 0;
+  int64_t count = 1;
+  friend bool operator==(const ScoreWindows&, const ScoreWindows&) = default;
+};
+// In order; all windows are alike but the last. A text of one token is not read: empty.
+std::vector<ScoreWindows> PlanScoreWindows(int64_t tokens, int32_t context_tokens,
+                                           int32_t overlap_tokens);
+
 // The probability of every token of a text of any length. Texts longer than
 // context_tokens are read in windows that overlap; each token is scored once, in the
 // first window that reaches it with its context. Memory does not grow with the text: the

@@ -121,7 +121,7 @@ class AbstractiveRun {
     // Each pass is a prompt of its own, which is read as a whole if that is asked for.
     QUIRE_RETURN_IF_ERROR(
         CheckFaithfulText(job_.options.attention, Size(document), Size(document)));
-    QUIRE_ASSIGN_OR_RETURN(lengths_, PlanLengths());
+    QUIRE_ASSIGN_OR_RETURN(lengths_, PlanLengths(job_.model, job_.options));
     QUIRE_RETURN_IF_ERROR(Announce(document));
     std::string joined;
     while (Size(document) > lengths_.document_tokens) {
@@ -145,21 +145,6 @@ class AbstractiveRun {
 
   std::string Instruction(int32_t words, bool combine) const {
     return prompts_.Instruction(job_.options.question, words, combine);
-  }
-
-  absl::StatusOr<PassLengths> PlanLengths() const {
-    int64_t prompt_tokens = 0;
-    for (const bool combine : {false, true}) {
-      const std::string instruction = Instruction(job_.options.target_words, combine);
-      QUIRE_ASSIGN_OR_RETURN(const std::vector<TokenId> prompt,
-                             prompts_.Build(job_.model.tokenizer, {}, instruction));
-      prompt_tokens = std::max(prompt_tokens, static_cast<int64_t>(prompt.size()));
-    }
-    return PlanPassLengths({.context_tokens = job_.model.context_tokens(),
-                            .prompt_tokens = prompt_tokens,
-                            .prompt_set_limit = prompts_.max_new_tokens(),
-                            .requested_limit = job_.options.max_new_tokens,
-                            .target_words = job_.options.target_words});
   }
 
   absl::Status Announce(const EncodedText& document) {
@@ -298,6 +283,24 @@ class AbstractiveRun {
 };
 
 }  // namespace
+
+absl::StatusOr<PassLengths> PlanLengths(const TextModel& model,
+                                        const SummaryOptions& options) {
+  const PromptSet& prompts = *model.prompts;
+  int64_t prompt_tokens = 0;
+  for (const bool combine : {false, true}) {
+    const std::string instruction =
+        prompts.Instruction(options.question, options.target_words, combine);
+    QUIRE_ASSIGN_OR_RETURN(const std::vector<TokenId> prompt,
+                           prompts.Build(model.tokenizer, {}, instruction));
+    prompt_tokens = std::max(prompt_tokens, static_cast<int64_t>(prompt.size()));
+  }
+  return PlanPassLengths({.context_tokens = model.context_tokens(),
+                          .prompt_tokens = prompt_tokens,
+                          .prompt_set_limit = prompts.max_new_tokens(),
+                          .requested_limit = options.max_new_tokens,
+                          .target_words = options.target_words});
+}
 
 absl::StatusOr<SummaryResult> SummarizeAbstractive(const SummaryJob& job) {
   return AbstractiveRun(job).Run();

@@ -51,6 +51,16 @@ absl::Status SummaryOptions::Validate() const {
   return sampling.has_value() ? sampling->Validate() : absl::OkStatus();
 }
 
+absl::StatusOr<SummaryStrategy> ChooseStrategy(const TextModel& model,
+                                               SummaryStrategy strategy) {
+  if (strategy == SummaryStrategy::kExtractive) return strategy;
+  if (model.instruction_tuned()) return SummaryStrategy::kAbstractive;
+  if (strategy == SummaryStrategy::kAuto) return SummaryStrategy::kExtractive;
+  return absl::FailedPreconditionError(
+      absl::StrCat("strategy is ABSTRACTIVE, but model ", model.name,
+                   " has neither prompts nor a chat template; EXTRACTIVE works"));
+}
+
 absl::StatusOr<SummaryResult> Summarize(const TextModel& model, std::string_view text,
                                         const SummaryOptions& options, const Clock& clock,
                                         Cancellation* cancellation,
@@ -58,16 +68,10 @@ absl::StatusOr<SummaryResult> Summarize(const TextModel& model, std::string_view
   QUIRE_RETURN_IF_ERROR(options.Validate());
   QUIRE_RETURN_IF_ERROR(CheckText(text));
   const SummaryJob job{model, text, options, clock, cancellation, observer};
-  const bool automatic = options.strategy == SummaryStrategy::kAuto;
-  const bool extractive = options.strategy == SummaryStrategy::kExtractive ||
-                          (automatic && !model.instruction_tuned());
-  if (extractive) return SummarizeExtractive(job);
-  if (!model.instruction_tuned()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("strategy is ABSTRACTIVE, but model ", model.name,
-                     " has neither prompts nor a chat template; EXTRACTIVE works"));
-  }
-  return SummarizeAbstractive(job);
+  QUIRE_ASSIGN_OR_RETURN(const SummaryStrategy strategy,
+                         ChooseStrategy(model, options.strategy));
+  return strategy == SummaryStrategy::kExtractive ? SummarizeExtractive(job)
+                                                  : SummarizeAbstractive(job);
 }
 
 }  // namespace quire

@@ -6,6 +6,7 @@
 #include "core/base/cancellation.h"
 #include "core/base/clock.h"
 #include "core/summarize/summarizer.h"
+#include "core/summarize/summary_lengths.h"
 #include "core/text_model/text_model.h"
 
 namespace quire {
@@ -26,5 +27,14 @@ struct SummaryJob {
 // space. Abstractive: the model has prompts.
 absl::StatusOr<SummaryResult> SummarizeAbstractive(const SummaryJob& job);
 absl::StatusOr<SummaryResult> SummarizeExtractive(const SummaryJob& job);
+
+// AUTO is extractive if the model has no prompts; never returns kAuto.
+// kFailedPrecondition: abstractive, and the model has none.
+absl::StatusOr<SummaryStrategy> ChooseStrategy(const TextModel& model,
+                                               SummaryStrategy strategy);
+
+// Of an abstractive summary. REQUIRES: the model has prompts. Errors: PlanPassLengths'.
+absl::StatusOr<PassLengths> PlanLengths(const TextModel& model,
+                                        const SummaryOptions& options);
 
 }  // namespace quire

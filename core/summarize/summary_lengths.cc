@@ -49,13 +49,16 @@ int32_t PartWords(int32_t target_words, int64_t parts) {
       std::clamp<int64_t>(share, std::min(kMinPartWords, target_words), target_words));
 }
 
+int64_t JoinedTokens(int64_t parts, const PassLengths& lengths) {
+  return parts * (lengths.part_new_tokens + kSeparatorTokens);
+}
+
 PassEstimate EstimatePasses(int64_t parts, const PassLengths& lengths) {
   PassEstimate estimate;
   while (parts > 1) {
     estimate.passes += static_cast<int32_t>(parts);
     ++estimate.levels;
-    parts = PartCount(parts * (lengths.part_new_tokens + kSeparatorTokens),
-                      lengths.document_tokens);
+    parts = PartCount(JoinedTokens(parts, lengths), lengths.document_tokens);
   }
   return estimate;
 }

@@ -39,6 +39,9 @@ int32_t PartWords(int32_t target_words, int64_t parts);
 // The longest answer for a number of words: see PlanPassLengths.
 int32_t TokensForWords(int32_t words);
 
+// Tokens of so many parts' answers, put together, if each is as long as it may be.
+int64_t JoinedTokens(int64_t parts, const PassLengths& lengths);
+
 struct PassEstimate {
   int32_t passes = 1;
   int32_t levels = 0;

@@ -34,10 +34,40 @@ void AddValue(MetricFamily& family, double value,
   family.metric.push_back(std::move(metric));
 }
 
-double UsedShare(const EngineStats& stats) {
-  if (stats.num_blocks == 0) return 0;
-  return 1.0 - static_cast<double>(stats.free_blocks) / stats.num_blocks;
+double Share(int32_t blocks, const EngineStats& stats) {
+  return stats.num_blocks == 0 ? 0 : static_cast<double>(blocks) / stats.num_blocks;
 }
+
+// A gauge of every model, read off its engine.
+struct EngineGauge {
+  const char* name;
+  const char* help;
+  double (*value)(const EngineStats&);
+};
+
+constexpr EngineGauge kEngineGauges[] = {
+    {"quire_requests_running", "Requests in work.",
+     [](const EngineStats& stats) -> double { return stats.running; }},
+    {"quire_requests_waiting", "Requests that wait.",
+     [](const EngineStats& stats) -> double { return stats.waiting; }},
+    {"quire_waiting_tokens", "Prompt tokens of the waiting requests.",
+     [](const EngineStats& stats) { return static_cast<double>(stats.waiting_tokens); }},
+    {"quire_kv_cache_usage_ratio",
+     "Share of the key/value cache in use by requests in work.",
+     [](const EngineStats& stats) {
+       return Share(stats.num_blocks - stats.free_blocks, stats);
+     }},
+    {"quire_kv_cache_cached_ratio",
+     "Share of the key/value cache that is free but holds what later requests may begin "
+     "with.",
+     [](const EngineStats& stats) { return Share(stats.cached_blocks, stats); }},
+    {"quire_prefill_backlog_seconds", "Until all accepted prompts are read, estimated.",
+     [](const EngineStats& stats) {
+       return absl::ToDoubleSeconds(stats.prefill_backlog);
+     }},
+    {"quire_tenants", "Tenants that have requests.",
+     [](const EngineStats& stats) -> double { return stats.tenants; }},
+};
 
 // Fields of /proc/self/stat after the command's name, which may hold spaces.
 std::vector<double> ReadStat() {
@@ -81,27 +111,17 @@ double OpenFiles() {
 std::vector<MetricFamily> EngineCollector::Collect() const {
   const ModelRegistry* registry = state_.models();
   if (registry == nullptr) return {};
-  MetricFamily running{
-      "quire_requests_running", "Requests in work.", MetricType::Gauge, {}};
-  MetricFamily waiting{
-      "quire_requests_waiting", "Requests that wait.", MetricType::Gauge, {}};
-  MetricFamily tokens{"quire_waiting_tokens",
-                      "Prompt tokens of the waiting requests.",
-                      MetricType::Gauge,
-                      {}};
-  MetricFamily used{"quire_kv_cache_usage_ratio",
-                    "Share of the key/value cache in use.",
-                    MetricType::Gauge,
-                    {}};
+  std::vector<MetricFamily> families;
+  for (const EngineGauge& gauge : kEngineGauges) {
+    families.push_back({gauge.name, gauge.help, MetricType::Gauge, {}});
+  }
   for (const auto& model : registry->models()) {
     const EngineStats stats = model->text.engine->stats();
-    const std::vector<ClientMetric::Label> labels = {{"model", model->text.name}};
-    AddValue(running, stats.running, labels);
-    AddValue(waiting, stats.waiting, labels);
-    AddValue(tokens, static_cast<double>(stats.waiting_tokens), labels);
-    AddValue(used, UsedShare(stats), labels);
+    for (size_t i = 0; i < families.size(); ++i) {
+      AddValue(families[i], kEngineGauges[i].value(stats), {{"model", model->text.name}});
+    }
   }
-  return {running, waiting, tokens, used};
+  return families;
 }
 
 std::vector<MetricFamily> ProcessCollector::Collect() const {

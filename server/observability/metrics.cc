@@ -1,6 +1,6 @@
 #include "server/observability/metrics.h"
 
-#include <utility>
+#include <iterator>
 
 #include "prometheus/labels.h"
 #include "server/rpc/status.h"
@@ -53,12 +53,24 @@ const Buckets& ErrorBuckets() {
   return buckets;
 }
 
+// Real over estimated time.
+const Buckets& RatioBuckets() {
+  static const Buckets& buckets =
+      *new Buckets{0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4, 10};
+  return buckets;
+}
+const Buckets& SequenceBuckets() {
+  static const Buckets& buckets = *new Buckets{1, 2, 4, 8, 16, 32, 64, 128, 256, 512};
+  return buckets;
+}
+
 const char* StageName(CallStage stage) {
   constexpr const char* kNames[] = {"queue", "prefill", "decode"};
   return kNames[static_cast<int>(stage)];
 }
 const char* RejectionName(Rejection reason) {
-  constexpr const char* kNames[] = {"loading", "draining", "waiting_room_full"};
+  constexpr const char* kNames[] = {"loading", "draining", "waiting_room_full",
+                                    "deadline_unreachable", "request_too_large"};
   return kNames[static_cast<int>(reason)];
 }
 const char* ModeName(AttentionMode mode) {
@@ -67,10 +79,55 @@ const char* ModeName(AttentionMode mode) {
 }
 
 // Why a request that asked for sparse attention was dense.
-constexpr char kMaxError[] = "max_error";
-constexpr char kShortText[] = "short_text";
+Family<Counter>& Fallbacks(Registry& registry) {
+  return Counters(registry, "quire_dense_fallback_total",
+                  "Requests for sparse attention that were or went dense, by reason.");
+}
+
+// In the order of enum CallStage and of the core's RequestStage.
+std::array<Counter*, 3> ByStage(Family<Counter>& family) {
+  std::array<Counter*, 3> counters;
+  for (size_t i = 0; i < counters.size(); ++i) {
+    counters[i] = &family.Add({{"stage", StageName(static_cast<CallStage>(i))}});
+  }
+  return counters;
+}
+
+void Add(Counter* counter, int64_t n) {
+  if (n != 0) counter->Increment(static_cast<double>(n));
+}
 
 }  // namespace
+
+Metrics::PhaseCounters Metrics::MakePhase(Registry& registry, const char* phase) {
+  auto& macs = Counters(registry, "quire_attention_macs_total",
+                        "Multiply-adds of attention, by what they were for.");
+  auto& flops = Counters(registry, "quire_attention_flops_total",
+                         "Two for each multiply-add of attention, all parts.");
+  const prometheus::Labels labels = {{"phase", phase}};
+  PhaseCounters counters{
+      .modes = {},
+      .dense_flops = &Counters(registry, "quire_attention_flops_dense_equivalent_total",
+                               "What dense attention of the same tokens takes.")
+                          .Add(labels),
+      .kv_bytes = &Counters(registry, "quire_kv_bytes_read_total",
+                            "Keys, values and group data that attention fetched.")
+                       .Add(labels),
+      .dense_kv_bytes = &Counters(registry, "quire_kv_bytes_read_dense_equivalent_total",
+                                  "What dense attention of the same tokens fetches.")
+                             .Add(labels)};
+  for (size_t mode = 0; mode < counters.modes.size(); ++mode) {
+    prometheus::Labels own = labels;
+    own["mode"] = ModeName(static_cast<AttentionMode>(mode));
+    counters.modes[mode].flops = &flops.Add(own);
+    constexpr const char* kParts[] = {"attention", "selection", "statistics", "audit"};
+    for (size_t part = 0; part < std::size(kParts); ++part) {
+      own["part"] = kParts[part];
+      counters.modes[mode].macs[part] = &macs.Add(own);
+    }
+  }
+  return counters;
+}
 
 Metrics::Metrics(Registry& registry)
     : request_seconds_(
@@ -80,7 +137,8 @@ Metrics::Metrics(Registry& registry)
                                       "From a call's arrival to its first token.")),
       inter_token_latency_(
           Histograms(registry, "quire_inter_token_latency_seconds",
-                     "Steps that only decode: the time between two tokens.")
+                     "From one token of an answer to the next, as the engine makes "
+                     "them.")
               .Add({}, TokenBuckets())),
       queue_seconds_(Histograms(registry, "quire_queue_seconds",
                                 "Calls' waiting for the engine, all passes together.")
@@ -96,16 +154,40 @@ Metrics::Metrics(Registry& registry)
       cancelled_(Counters(registry, "quire_cancelled_total",
                           "Calls cancelled or out of time, by what they were doing.")),
       model_info_(Gauges(registry, "quire_model_info", "Always 1; the loaded models.")),
-      attention_macs_(Counters(registry, "quire_attention_macs_total",
-                               "Multiply-adds of attention, by what they were for.")),
-      attention_flops_(Counters(registry, "quire_attention_flops_total",
-                                "Two for each multiply-add of attention, all parts.")),
-      dense_flops_(Counters(registry, "quire_attention_flops_dense_equivalent_total",
-                            "What dense attention of the same tokens takes.")),
-      kv_bytes_(Counters(registry, "quire_kv_bytes_read_total",
-                         "Keys, values and group data that attention fetched.")),
-      dense_kv_bytes_(Counters(registry, "quire_kv_bytes_read_dense_equivalent_total",
-                               "What dense attention of the same tokens fetches.")),
+      recomputed_tokens_(Counters(registry, "quire_recomputed_tokens_total",
+                                  "Tokens that were computed again after a preemption.")
+                             .Add({})),
+      cached_tokens_(Counters(registry, "quire_prefix_cached_tokens_total",
+                              "Prompt tokens that were found in the cache instead.")
+                         .Add({})),
+      wasted_tokens_(ByStage(
+          Counters(registry, "quire_wasted_tokens_total",
+                   "Tokens computed for answers that nobody got, by what the request was "
+                   "doing when it ended."))),
+      preemptions_(Counters(registry, "quire_preemptions_total",
+                            "Requests that gave their place up and began again.")
+                       .Add({})),
+      would_refuse_(Counters(registry, "quire_would_refuse_total",
+                             "Requests that admission=report let in and enforce would "
+                             "not.")
+                        .Add({})),
+      first_token_ratio_(
+          Histograms(registry, "quire_estimate_error_ratio",
+                     "Real over estimated time until an event, as estimated when the "
+                     "request came.")
+              .Add({{"event", "first_token"}}, RatioBuckets())),
+      end_ratio_(Histograms(registry, "quire_estimate_error_ratio",
+                            "Real over estimated time until an event, as estimated when "
+                            "the request came.")
+                     .Add({{"event", "end"}}, RatioBuckets())),
+      batch_sequences_(Histograms(registry, "quire_batch_sequences",
+                                  "Requests that a step of the engine computed.")
+                           .Add({}, SequenceBuckets())),
+      step_seconds_(
+          Histograms(registry, "quire_engine_step_seconds", "Steps of the engine.")
+              .Add({}, TokenBuckets())),
+      prefill_(MakePhase(registry, "prefill")),
+      decode_(MakePhase(registry, "decode")),
       selection_seconds_(Counters(registry, "quire_selection_seconds_total",
                                   "Time of attention spent on choosing what to read.")
                              .Add({})),
@@ -117,27 +199,20 @@ Metrics::Metrics(Registry& registry)
                                   "Mean relative error of a request's attention outputs, "
                                   "of those that were audited.")
                            .Add({}, ErrorBuckets())),
-      dense_fallback_(Counters(registry, "quire_dense_fallback_total",
-                               "Requests for sparse attention that were or went dense, "
-                               "by reason.")) {
+      fallback_max_error_(Fallbacks(registry).Add({{"reason", "max_error"}})),
+      fallback_short_text_(Fallbacks(registry).Add({{"reason", "short_text"}})) {
   Gauges(registry, "quire_build_info", "Always 1; what this server is.")
       .Add({{"version", kVersion}})
       .Set(1);
   // Present from the start, so that rates over them are right for the first event too.
   for (const Rejection reason :
-       {Rejection::kLoading, Rejection::kDraining, Rejection::kWaitingRoomFull}) {
+       {Rejection::kLoading, Rejection::kDraining, Rejection::kWaitingRoomFull,
+        Rejection::kDeadlineUnreachable, Rejection::kRequestTooLarge}) {
     rejections_.Add({{"reason", RejectionName(reason)}});
   }
   for (const CallStage stage :
        {CallStage::kQueue, CallStage::kPrefill, CallStage::kDecode}) {
     cancelled_.Add({{"stage", StageName(stage)}});
-  }
-  for (const AttentionMode mode : {AttentionMode::kAuto, AttentionMode::kDense,
-                                   AttentionMode::kFaithful, AttentionMode::kRefined}) {
-    for (const bool prefill : {true, false}) CountAttention({}, mode, prefill);
-  }
-  for (const char* reason : {kMaxError, kShortText}) {
-    dense_fallback_.Add({{"reason", reason}});
   }
 }
 
@@ -168,34 +243,42 @@ void Metrics::OnCancelled(CallStage stage) {
 void Metrics::OnStep(const StepReport& step) {
   prompt_tokens_.Increment(step.prompt_tokens);
   generated_tokens_.Increment(step.generated_tokens);
-  const bool prefill = step.prompt_tokens > 0;
-  CountAttention(step.attention, step.mode, prefill);
-  if (prefill) return;
-  for (int32_t i = 0; i < step.generated_tokens; ++i) {
-    inter_token_latency_.Observe(absl::ToDoubleSeconds(step.elapsed));
+  recomputed_tokens_.Increment(step.recomputed_tokens);
+  batch_sequences_.Observe(step.sequences);
+  step_seconds_.Observe(absl::ToDoubleSeconds(step.elapsed));
+  for (const absl::Duration gap : step.inter_token) {
+    inter_token_latency_.Observe(absl::ToDoubleSeconds(gap));
   }
+  CountAttention(step.prefill, prefill_);
+  CountAttention(step.decode, decode_);
 }
 
-void Metrics::CountAttention(const AttentionStats& attention, AttentionMode mode,
-                             bool prefill) {
-  const AttentionWork& work = attention.work;
-  const prometheus::Labels phase = {{"phase", prefill ? "prefill" : "decode"}};
-  prometheus::Labels labels = phase;
-  labels["mode"] = ModeName(mode);
-  const auto add = [](Family<Counter>& family, const prometheus::Labels& at, int64_t n) {
-    family.Add(at).Increment(static_cast<double>(n));
-  };
-  add(attention_flops_, labels, 2 * work.executed_macs());
-  add(dense_flops_, phase, 2 * work.dense_macs);
-  add(kv_bytes_, phase, work.executed_bytes());
-  add(dense_kv_bytes_, phase, work.dense_bytes);
-  selection_seconds_.Increment(attention.selection_seconds);
-  for (const auto& [part, macs] : {std::pair("attention", work.attention_macs),
-                                   std::pair("selection", work.selection_macs),
-                                   std::pair("statistics", work.statistics_macs),
-                                   std::pair("audit", work.audit_macs)}) {
-    labels["part"] = part;
-    add(attention_macs_, labels, macs);
+void Metrics::OnFinished(const FinishReport& finished) {
+  Add(&cached_tokens_, finished.usage.cached_tokens);
+  Add(wasted_tokens_[static_cast<size_t>(finished.stage)], finished.wasted_tokens);
+  Add(&preemptions_, finished.preemptions);
+  if (finished.first_token_ratio > 0) {
+    first_token_ratio_.Observe(finished.first_token_ratio);
+  }
+  if (finished.end_ratio > 0) end_ratio_.Observe(finished.end_ratio);
+  OnAttention(finished.attention);
+}
+
+void Metrics::CountAttention(const std::array<AttentionStats, kAttentionModes>& attention,
+                             const PhaseCounters& phase) {
+  for (size_t mode = 0; mode < attention.size(); ++mode) {
+    const AttentionWork& work = attention[mode].work;
+    const AttentionCounters& counters = phase.modes[mode];
+    Add(counters.flops, 2 * work.executed_macs());
+    Add(phase.dense_flops, 2 * work.dense_macs);
+    Add(phase.kv_bytes, work.executed_bytes());
+    Add(phase.dense_kv_bytes, work.dense_bytes);
+    Add(counters.macs[0], work.attention_macs);
+    Add(counters.macs[1], work.selection_macs);
+    Add(counters.macs[2], work.statistics_macs);
+    Add(counters.macs[3], work.audit_macs);
+    const double selection = attention[mode].selection_seconds;
+    if (selection > 0) selection_seconds_.Increment(selection);
   }
 }
 
@@ -212,9 +295,9 @@ void Metrics::OnAttention(const AttentionReceipt& receipt) {
   const bool sparse_asked =
       receipt.mode == AttentionMode::kFaithful || receipt.mode == AttentionMode::kRefined;
   if (receipt.fell_back) {
-    dense_fallback_.Add({{"reason", kMaxError}}).Increment();
+    fallback_max_error_.Increment();
   } else if (sparse_asked && all.sparse_rows == 0) {
-    dense_fallback_.Add({{"reason", kShortText}}).Increment();
+    fallback_short_text_.Increment();
   }
 }
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <optional>
+#include <array>
 #include <string>
 
 #include "absl/status/status.h"
@@ -12,11 +12,18 @@
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
 #include "server/method.h"
+#include "server/observability/schedule_trace.h"
 
 namespace quire::server {
 
 enum class CallStage : uint8_t { kQueue, kPrefill, kDecode };
-enum class Rejection : uint8_t { kLoading, kDraining, kWaitingRoomFull };
+enum class Rejection : uint8_t {
+  kLoading,
+  kDraining,
+  kWaitingRoomFull,
+  kDeadlineUnreachable,
+  kRequestTooLarge,
+};
 
 // Every metric that is counted as things happen, declared here and nowhere else. (What is
 // read off when the page is asked for is in collectors.h.) Label values come from fixed
@@ -33,13 +40,28 @@ class Metrics {
   void OnCancelled(CallStage stage);
   void OnStep(const StepReport& step);
   // A request to an engine is over; a call may make several.
-  void OnAttention(const AttentionReceipt& receipt);
+  void OnFinished(const FinishReport& finished);
+  void OnWouldRefuse() { would_refuse_.Increment(); }
   void OnModel(absl::string_view name, absl::string_view architecture,
                absl::string_view compute_type);
 
  private:
-  // The step's attention; zeros make the series that steps will count in.
-  void CountAttention(const AttentionStats& attention, AttentionMode mode, bool prefill);
+  // What the attention of one phase and mode counts in: found once, for the engine
+  // thread.
+  struct AttentionCounters {
+    std::array<prometheus::Counter*, 4> macs;  // attention, selection, statistics, audit
+    prometheus::Counter* flops;
+  };
+  struct PhaseCounters {
+    std::array<AttentionCounters, kAttentionModes> modes;
+    prometheus::Counter* dense_flops;
+    prometheus::Counter* kv_bytes;
+    prometheus::Counter* dense_kv_bytes;
+  };
+  static PhaseCounters MakePhase(prometheus::Registry& registry, const char* phase);
+  void CountAttention(const std::array<AttentionStats, kAttentionModes>& attention,
+                      const PhaseCounters& phase);
+  void OnAttention(const AttentionReceipt& receipt);
 
   prometheus::Family<prometheus::Histogram>& request_seconds_;      // method, code
   prometheus::Family<prometheus::Histogram>& time_to_first_token_;  // method
@@ -51,28 +73,44 @@ class Metrics {
   prometheus::Family<prometheus::Counter>& cancelled_;   // stage
   prometheus::Family<prometheus::Gauge>& model_info_;
 
-  prometheus::Family<prometheus::Counter>& attention_macs_;   // phase, mode, part
-  prometheus::Family<prometheus::Counter>& attention_flops_;  // phase, mode
-  prometheus::Family<prometheus::Counter>& dense_flops_;      // phase
-  prometheus::Family<prometheus::Counter>& kv_bytes_;         // phase
-  prometheus::Family<prometheus::Counter>& dense_kv_bytes_;   // phase
+  prometheus::Counter& recomputed_tokens_;
+  prometheus::Counter& cached_tokens_;
+  std::array<prometheus::Counter*, 3> wasted_tokens_;  // by stage
+  prometheus::Counter& preemptions_;
+  prometheus::Counter& would_refuse_;
+  prometheus::Histogram& first_token_ratio_;
+  prometheus::Histogram& end_ratio_;
+  prometheus::Histogram& batch_sequences_;
+  prometheus::Histogram& step_seconds_;
+
+  const PhaseCounters prefill_;
+  const PhaseCounters decode_;
   prometheus::Counter& selection_seconds_;
   prometheus::Histogram& attention_density_;
   prometheus::Histogram& attention_error_;
-  prometheus::Family<prometheus::Counter>& dense_fallback_;  // reason
+  prometheus::Counter& fallback_max_error_;
+  prometheus::Counter& fallback_short_text_;
 };
 
-// Counts an engine's steps.
+// Counts what an engine does, and records its plans in a trace, which may be null.
 class StepMetrics final : public EngineObserver {
  public:
-  explicit StepMetrics(Metrics& metrics) : metrics_(metrics) {}
+  // Both must outlive this.
+  explicit StepMetrics(Metrics& metrics, ScheduleTrace* trace = nullptr)
+      : metrics_(metrics), trace_(trace) {}
   void OnStep(const StepReport& step) override { metrics_.OnStep(step); }
-  void OnFinished(const AttentionReceipt& attention) override {
-    metrics_.OnAttention(attention);
+  void OnFinished(const FinishReport& finished) override {
+    metrics_.OnFinished(finished);
+  }
+  void OnWouldRefuse() override { metrics_.OnWouldRefuse(); }
+  void OnPlan(const ScheduleOptions& options, const ScheduleState& state,
+              const StepPlan& plan) override {
+    if (trace_ != nullptr) trace_->Add(options, state, plan);
   }
 
  private:
   Metrics& metrics_;
+  ScheduleTrace* const trace_;
 };
 
 }  // namespace quire::server

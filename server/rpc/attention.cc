@@ -81,20 +81,6 @@ absl::Status MergeFaithful(const v1::FaithfulOptions& from, absl::string_view pa
 
 // ----------------------------------------------------------------------------- going out
 
-v1::AttentionMode ToProto(AttentionMode mode) {
-  switch (mode) {
-    case AttentionMode::kAuto:
-      return v1::ATTENTION_MODE_AUTO;
-    case AttentionMode::kDense:
-      return v1::ATTENTION_MODE_DENSE;
-    case AttentionMode::kFaithful:
-      return v1::ATTENTION_MODE_FAITHFUL;
-    case AttentionMode::kRefined:
-      return v1::ATTENTION_MODE_REFINED;
-  }
-  return v1::ATTENTION_MODE_UNSPECIFIED;
-}
-
 v1::AttentionWork ToProto(const AttentionStats& stats) {
   const AttentionWork& work = stats.work;
   v1::AttentionWork proto;
@@ -190,6 +176,20 @@ absl::Status CheckTextSuits(const AttentionOptions& attention, int64_t text_toke
                             int64_t window_tokens, absl::string_view path) {
   return WithFieldOfMessage(CheckFaithfulText(attention, text_tokens, window_tokens,
                                               {path.data(), path.size()}));
+}
+
+v1::AttentionMode ToProto(AttentionMode mode) {
+  switch (mode) {
+    case AttentionMode::kAuto:
+      return v1::ATTENTION_MODE_AUTO;
+    case AttentionMode::kDense:
+      return v1::ATTENTION_MODE_DENSE;
+    case AttentionMode::kFaithful:
+      return v1::ATTENTION_MODE_FAITHFUL;
+    case AttentionMode::kRefined:
+      return v1::ATTENTION_MODE_REFINED;
+  }
+  return v1::ATTENTION_MODE_UNSPECIFIED;
 }
 
 v1::Receipt ToProto(const AttentionReceipt& receipt, const AttentionOptions& asked) {

@@ -22,6 +22,8 @@ absl::StatusOr<AttentionOptions> MergeAttention(const AttentionOptions& defaults
 absl::Status CheckTextSuits(const AttentionOptions& attention, int64_t text_tokens,
                             int64_t window_tokens, absl::string_view path);
 
+v1::AttentionMode ToProto(AttentionMode mode);
+
 // `asked` is what the request began with.
 v1::Receipt ToProto(const AttentionReceipt& receipt, const AttentionOptions& asked);
 

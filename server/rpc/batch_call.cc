@@ -7,6 +7,7 @@
 #include "server/rpc/event_writer.h"
 #include "server/rpc/handlers.h"
 #include "server/rpc/parse_request.h"
+#include "server/rpc/status.h"
 
 namespace quire::server {
 namespace {
@@ -106,6 +107,10 @@ absl::Status BatchCall::ScoreOne(const BatchText& text, OutputStream& stream,
   v1::ScoreBatchResponse response;
   response.set_id(text.id);
   response.mutable_error()->set_code(status.raw_code());
+  response.mutable_error()->set_reason(ReasonOf(status));
+  if (const auto delay = RetryOf(status)) {
+    response.mutable_error()->set_retry_seconds(absl::ToDoubleSeconds(*delay));
+  }
   // The fields are the same, but they are not in an Input here.
   response.mutable_error()->set_message(
       std::string(absl::StripPrefix(status.message(), "input.")));

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "core/base/cancellation.h"
 #include "core/base/clock.h"
@@ -27,6 +28,14 @@ struct ServiceDefaults {
   AttentionOptions attention;
 };
 
+// The server's terms, which no request can change.
+struct ServiceTerms {
+  // After a piece of text so long passes before the next one, which then has all tokens
+  // since; 0: a piece a token.
+  absl::Duration stream_interval = absl::Milliseconds(10);
+  double price_per_device_hour = 0;  // USD; 0: not set
+};
+
 // What one call knows of itself and its surroundings. Made by the transport, filled by
 // the handler, reported when the call ends. Used by one thread at a time.
 struct CallContext {
@@ -37,6 +46,10 @@ struct CallContext {
   const ModelRegistry* models = nullptr;  // null only before the call was admitted
   ServiceLimits limits;
   ServiceDefaults defaults;
+  ServiceTerms terms;
+  std::string tenant;
+  absl::Status wrong_metadata;  // not OK: what the call is refused with
+  bool draining = false;
   const Clock* clock = nullptr;
   Metrics* metrics = nullptr;
   Cancellation* cancellation = nullptr;  // null for unary calls

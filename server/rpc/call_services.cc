@@ -7,12 +7,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "server/rpc/admission.h"
 #include "server/rpc/status.h"
 
 namespace quire::server {
 namespace {
 
 constexpr size_t kMaxRequestIdBytes = 128;
+constexpr char kTenantKey[] = "x-quire-tenant";
 constexpr int kShortThreads = 2;
 constexpr int kShortQueued = 256;
 
@@ -21,14 +23,31 @@ uint64_t RandomSeed() {
   return (uint64_t{device()} << 32) | device();
 }
 
+bool IsPrintable(absl::string_view text) {
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return c >= ' ' && c <= '~'; });
+}
+
+absl::StatusOr<std::string> TenantOf(const grpc::CallbackServerContext& context) {
+  const auto& metadata = context.client_metadata();
+  const auto found = metadata.find(kTenantKey);
+  if (found == metadata.end()) return std::string();
+  std::string tenant(found->second.data(), found->second.size());
+  if (!tenant.empty() && tenant.size() <= kMaxTenantBytes && IsPrintable(tenant)) {
+    return tenant;
+  }
+  return InvalidField(
+      kTenantKey, absl::StrCat(kTenantKey, " is ", Quoted(tenant), ", ", tenant.size(),
+                               " bytes; it must have 1 to ", kMaxTenantBytes,
+                               " printable ASCII characters"));
+}
+
 // The client's own id if it is 1 to 128 printable ASCII characters, else a new one.
 std::string RequestIdOf(const grpc::CallbackServerContext& context) {
   const auto& metadata = context.client_metadata();
   if (const auto found = metadata.find("x-request-id"); found != metadata.end()) {
     const std::string id(found->second.data(), found->second.size());
-    const bool printable =
-        std::all_of(id.begin(), id.end(), [](char c) { return c >= ' ' && c <= '~'; });
-    if (printable && !id.empty() && id.size() <= kMaxRequestIdBytes) return id;
+    if (IsPrintable(id) && !id.empty() && id.size() <= kMaxRequestIdBytes) return id;
   }
   return absl::StrFormat("%016x", RandomSeed());
 }
@@ -50,7 +69,7 @@ CallServices::CallServices(const CallServicesOptions& options, ServingState& sta
       log_(log),
       clock_(clock),
       short_calls_(kShortThreads, kShortQueued),
-      long_calls_(options.max_waiting + 1, 0) {}
+      long_calls_(options.models * (options.max_running + options.max_waiting), 0) {}
 
 CallContext CallServices::MakeContext(Method method,
                                       grpc::CallbackServerContext& context) const {
@@ -60,21 +79,32 @@ CallContext CallServices::MakeContext(Method method,
                    .deadline = DeadlineOf(context),
                    .limits = options_.limits,
                    .defaults = options_.defaults,
+                   .terms = options_.terms,
                    .clock = &clock_,
                    .metrics = &metrics_,
                    .random_seed = RandomSeed};
+  if (auto tenant = TenantOf(context); tenant.ok()) {
+    call.tenant = *std::move(tenant);
+  } else {
+    call.wrong_metadata = tenant.status();
+  }
   context.AddInitialMetadata("x-request-id", call.request_id);
   return call;
 }
 
 absl::StatusOr<ServingState::Ticket> CallServices::Admit(
     CallContext& call, std::function<void(const absl::Status&)> end) {
+  if (!call.wrong_metadata.ok()) return call.wrong_metadata;
   if (PassedDeadline(call)) {
     return absl::DeadlineExceededError("the deadline had passed when the call arrived");
   }
-  absl::StatusOr<ServingState::Ticket> ticket = state_.Admit(std::move(end));
+  // Who spreads the load must be able to see that this server goes.
+  const bool while_draining = call.method == Method::kGetLoad;
+  absl::StatusOr<ServingState::Ticket> ticket =
+      state_.Admit(std::move(end), while_draining);
   if (ticket.ok()) {
     call.models = &ticket->models();
+    call.draining = state_.phase() == ServingState::Phase::kDraining;
   } else {
     metrics_.OnRejected(ReasonOf(ticket.status()) == "LOADING" ? Rejection::kLoading
                                                                : Rejection::kDraining);
@@ -85,14 +115,17 @@ absl::StatusOr<ServingState::Ticket> CallServices::Admit(
 absl::Status CallServices::Full(const CallContext& call) {
   metrics_.OnRejected(Rejection::kWaitingRoomFull);
   const bool computes = call.cancellation != nullptr;
-  return WithRetry(
-      WithReason(
-          absl::ResourceExhaustedError(
-              computes ? absl::StrCat("max_waiting is ", options_.max_waiting,
-                                      " and as many calls wait already")
-                       : absl::StrCat(kShortQueued, " calls of this kind wait already")),
-          "WAITING_ROOM_FULL"),
-      absl::Seconds(1));
+  const std::string message =
+      computes
+          ? absl::StrCat("max_running is ", options_.max_running, " and max_waiting ",
+                         options_.max_waiting, "; as many calls are in work already")
+          : absl::StrCat(kShortQueued, " calls of this kind wait already");
+  // Which model it is for is not known yet.
+  const absl::Duration delay =
+      computes ? RetryDelay(call.models->models().front()->text.engine->stats())
+               : absl::Seconds(1);
+  return WithRetry(WithReason(absl::ResourceExhaustedError(message), "WAITING_ROOM_FULL"),
+                   delay);
 }
 
 bool CallServices::PassedDeadline(const CallContext& call) const {
@@ -120,9 +153,11 @@ void CallServices::Report(const CallContext& call, const absl::Status& status) {
                       {"method", std::string(MethodName(call.method))},
                       {"code", CodeName(status.code())},
                       {"seconds", absl::ToDoubleSeconds(elapsed)}};
+  if (!call.tenant.empty()) fields.emplace_back("tenant", call.tenant);
   if (!call.model.empty()) fields.emplace_back("model", call.model);
   if (computes && status.ok()) {
     fields.emplace_back("prompt_tokens", call.usage.prompt_tokens);
+    fields.emplace_back("cached_tokens", call.usage.cached_tokens);
     fields.emplace_back("generated_tokens", call.usage.generated_tokens);
     fields.emplace_back("queue_seconds", absl::ToDoubleSeconds(call.timings.queue));
     fields.emplace_back("prefill_seconds", absl::ToDoubleSeconds(call.timings.prefill));

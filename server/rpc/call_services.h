@@ -16,9 +16,13 @@
 namespace quire::server {
 
 struct CallServicesOptions {
-  int max_waiting = 64;  // calls that may wait for the one in work
+  // Calls that a model computes at a time, and that may wait beyond those.
+  int max_running = 256;
+  int max_waiting = 64;
+  int models = 1;
   ServiceLimits limits;
   ServiceDefaults defaults;
+  ServiceTerms terms;
   OutputStreamOptions stream;
   absl::Duration batch_idle =
       absl::Minutes(5);  // a ScoreBatch call that sends nothing ends
@@ -36,7 +40,8 @@ class CallServices {
   CallContext MakeContext(Method method, grpc::CallbackServerContext& context) const;
 
   // Lets the call in while the server serves; `end` gives it up, see ServingState.
-  // kUnavailable while loading or draining, kDeadlineExceeded if it comes too late.
+  // kUnavailable while loading or draining, kDeadlineExceeded if it comes too late,
+  // kInvalidArgument for metadata that cannot be.
   absl::StatusOr<ServingState::Ticket> Admit(
       CallContext& call, std::function<void(const absl::Status&)> end);
 

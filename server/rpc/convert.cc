@@ -1,5 +1,6 @@
 #include "server/rpc/convert.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -152,6 +153,27 @@ absl::StatusOr<SamplingParams> MergeSampling(const SamplingParams& defaults,
   return merged;
 }
 
+absl::StatusOr<int32_t> MaxNewTokens(std::optional<int32_t> wanted,
+                                     const ServedModel& model, int64_t prompt_tokens) {
+  const int64_t context = model.text.context_tokens();
+  const int64_t left = context - prompt_tokens;
+  if (left < 1) {
+    return InvalidField(
+        "input",
+        absl::StrCat("input has ", prompt_tokens, " tokens; it must have at most ",
+                     context - 1, ", one less than the model's context"));
+  }
+  if (!wanted.has_value()) {
+    return static_cast<int32_t>(
+        std::min<int64_t>(left, model.text.defaults.max_new_tokens));
+  }
+  if (*wanted >= 1 && *wanted <= left) return *wanted;
+  return InvalidField("max_new_tokens",
+                      absl::StrCat("max_new_tokens is ", *wanted, "; it must be in [1, ",
+                                   left, "]: the input has ", prompt_tokens,
+                                   " tokens and the model's context ", context));
+}
+
 absl::Status CheckRange(absl::string_view field, int64_t value, int64_t min,
                         int64_t max) {
   if (value >= min && value <= max) return absl::OkStatus();
@@ -206,6 +228,32 @@ v1::Model ToProto(const ServedModel& model) {
   proto.set_kv_cache_bytes(model.kv_cache_bytes);
   proto.set_kv_cache_tokens(model.kv_cache_tokens);
   proto.set_instruction_tuned(model.text.instruction_tuned());
+  return proto;
+}
+
+v1::Load ToProto(const EngineStats& stats, const ServedModel& model, bool draining) {
+  v1::Load proto;
+  proto.set_model(model.text.name);
+  proto.set_running(stats.running);
+  proto.set_waiting(stats.waiting);
+  proto.set_max_running(model.limits.max_running);
+  proto.set_max_waiting(model.limits.max_waiting);
+  proto.set_waiting_tokens(stats.waiting_tokens);
+  proto.set_max_waiting_tokens(model.limits.max_waiting_tokens);
+  proto.set_kv_blocks(stats.num_blocks);
+  proto.set_kv_blocks_free(stats.free_blocks);
+  proto.set_kv_blocks_cached(stats.cached_blocks);
+  proto.set_tokens_per_block(model.limits.kv.tokens_per_block);
+  proto.set_prefill_backlog_seconds(absl::ToDoubleSeconds(stats.prefill_backlog));
+  proto.set_first_token_seconds(absl::ToDoubleSeconds(stats.first_token_delay));
+  proto.set_prompt_tokens_per_second(stats.prompt_tokens_per_second);
+  proto.set_generated_tokens_per_second(stats.generated_tokens_per_second);
+  proto.set_prompt_tokens(stats.prompt_tokens);
+  proto.set_cached_tokens(stats.cached_tokens);
+  proto.set_generated_tokens(stats.generated_tokens);
+  proto.set_preemptions(stats.preemptions);
+  proto.set_tenants(stats.tenants);
+  proto.set_draining(draining);
   return proto;
 }
 

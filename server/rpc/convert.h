@@ -55,6 +55,11 @@ absl::StatusOr<SamplingParams> MergeSampling(const SamplingParams& defaults,
                                              const v1::Sampling& sampling,
                                              CallContext& call);
 
+// The longest answer to a prompt of so many tokens: as wanted, or the model's own limit
+// cut to what is left of the context. Refuses what does not fit the context.
+absl::StatusOr<int32_t> MaxNewTokens(std::optional<int32_t> wanted,
+                                     const ServedModel& model, int64_t prompt_tokens);
+
 // `value` in [min, max].
 absl::Status CheckRange(absl::string_view field, int64_t value, int64_t min, int64_t max);
 
@@ -67,5 +72,6 @@ v1::Timings ToProto(const Timings& timings, const CallContext& call);
 v1::ByteSpan ToProto(const ByteSpan& span);
 v1::TokenLogprob ToProto(const TokenLogprob& token);
 v1::Model ToProto(const ServedModel& model);
+v1::Load ToProto(const EngineStats& stats, const ServedModel& model, bool draining);
 
 }  // namespace quire::server

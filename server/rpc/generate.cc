@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -8,6 +9,7 @@
 #include "core/base/status_macros.h"
 #include "core/engine/request_stream.h"
 #include "core/tokenizer/stream_decoder.h"
+#include "server/rpc/admission.h"
 #include "server/rpc/attention.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handlers.h"
@@ -41,34 +43,29 @@ absl::Status CheckStops(const v1::GenerateRequest& request, int32_t vocab_size) 
   return CheckTokenIds("stop_token_ids", request.stop_token_ids(), kMaxStops, vocab_size);
 }
 
-// Prompt and answer together fit the context.
-absl::StatusOr<int32_t> MaxNewTokens(const v1::GenerateRequest& request,
-                                     const ServedModel& model, int64_t prompt_tokens) {
+std::optional<int32_t> WantedNewTokens(const v1::GenerateRequest& request) {
+  return request.has_max_new_tokens() ? std::optional(request.max_new_tokens())
+                                      : std::nullopt;
+}
+
+// Before the prompt is tokenised; what does not fit the context is refused after.
+absl::Status CheckRoom(const v1::GenerateRequest& request, const ServedModel& model,
+                       const AttentionOptions& attention, const Scheduling& scheduling,
+                       CallContext& call) {
   const int64_t context = model.text.context_tokens();
-  const int64_t left = context - prompt_tokens;
-  if (left < 1) {
-    return InvalidField(
-        "input",
-        absl::StrCat("input has ", prompt_tokens, " tokens; it must have at most ",
-                     context - 1, ", one less than the model's context"));
-  }
-  if (!request.has_max_new_tokens()) {
-    return static_cast<int32_t>(
-        std::min<int64_t>(left, model.text.defaults.max_new_tokens));
-  }
-  const int32_t wanted = request.max_new_tokens();
-  if (wanted >= 1 && wanted <= left) return wanted;
-  return InvalidField("max_new_tokens",
-                      absl::StrCat("max_new_tokens is ", wanted, "; it must be in [1, ",
-                                   left, "]: the input has ", prompt_tokens,
-                                   " tokens and the model's context ", context));
+  const int64_t prompt = std::min(LeastTokens(request.input()), context - 1);
+  const int64_t wanted =
+      WantedNewTokens(request).value_or(model.text.defaults.max_new_tokens);
+  const PassShape pass{.prompt_tokens = prompt,
+                       .new_tokens = std::clamp<int64_t>(wanted, 1, context - prompt)};
+  return CheckAdmission(*model.text.engine, {&pass, 1}, attention, scheduling, call);
 }
 
 // Stop tokens of the request are not the engine's to stop at: it would not tell which of
 // them, or of the model's own, ended the answer.
-absl::StatusOr<GenerateRequest> ToEngineRequest(const v1::GenerateRequest& request,
-                                                const ServedModel& model,
-                                                CallContext& call) {
+absl::StatusOr<EngineRequest> ToEngineRequest(const v1::GenerateRequest& request,
+                                              const ServedModel& model,
+                                              CallContext& call) {
   QUIRE_RETURN_IF_ERROR(CheckStops(request, model.text.config.vocab_size));
   QUIRE_RETURN_IF_ERROR(
       CheckRange("top_logprobs", request.top_logprobs(), 0, kMaxTopLogprobs));
@@ -80,13 +77,16 @@ absl::StatusOr<GenerateRequest> ToEngineRequest(const v1::GenerateRequest& reque
   QUIRE_ASSIGN_OR_RETURN(
       work.attention,
       MergeAttention(call.defaults.attention, request.attention(), "attention"));
+  QUIRE_ASSIGN_OR_RETURN(Scheduling scheduling,
+                         SchedulingOf(call, "priority", request.priority()));
+  QUIRE_RETURN_IF_ERROR(CheckRoom(request, model, work.attention, scheduling, call));
   QUIRE_ASSIGN_OR_RETURN(work.prompt, PromptTokens(model, request.input(), call.limits));
   const auto prompt_tokens = static_cast<int64_t>(work.prompt.size());
   QUIRE_ASSIGN_OR_RETURN(work.max_new_tokens,
-                         MaxNewTokens(request, model, prompt_tokens));
+                         MaxNewTokens(WantedNewTokens(request), model, prompt_tokens));
   QUIRE_RETURN_IF_ERROR(CheckTextSuits(work.attention, prompt_tokens,
                                        model.text.context_tokens(), "attention"));
-  return work;
+  return EngineRequest{std::move(work), call.deadline, std::move(scheduling)};
 }
 
 // ------------------------------------------------------------------------------ the
@@ -123,26 +123,39 @@ class Answer {
     return events_.Write(response);
   }
 
-  absl::Status OnToken(const TokenScore& token) {
+  // Nothing is written before Flush.
+  void OnToken(const TokenScore& token) {
     call_.OnFirstToken();
     call_.stage = CallStage::kDecode;
     ++generated_;
     if (IsRequestedStop(token.token)) {
       stopped_ = true;
       stop_ = TextOf(token.token);
-      return absl::OkStatus();
+      return;
     }
-    v1::GenerateResponse response;
-    v1::GeneratedText& text = *response.mutable_text();
+    v1::GeneratedText& text = *unsaid_.mutable_text();
     if (request_.logprobs() || request_.top_logprobs() > 0) AddToken(token, text);
     StopMatcher::Output shown = matcher_.Push(decoder_.Push(token.token));
-    text.set_text(std::move(shown.text));
+    text.mutable_text()->append(shown.text);
     if (shown.stopped) {
       stopped_ = true;
       stop_ = std::move(shown.stop);
     }
-    QUIRE_RETURN_IF_ERROR(WriteText(response));
+  }
+
+  // Writes what the tokens since the last time said.
+  absl::Status Flush() {
+    if (generated_ == told_) return absl::OkStatus();
+    told_ = generated_;
+    told_at_ = call_.clock->Now();
+    QUIRE_RETURN_IF_ERROR(WriteText(std::exchange(unsaid_, {})));
+    if (stopped_) return absl::OkStatus();
     return OnProgress(v1::PHASE_DECODE, generated_, max_new_tokens_);
+  }
+
+  // Until the next piece of text is due.
+  absl::Duration Pause() const {
+    return call_.terms.stream_interval - (call_.clock->Now() - told_at_);
   }
 
   bool stopped() const { return stopped_; }
@@ -213,28 +226,45 @@ class Answer {
   ProgressThrottle throttle_;
   StreamDecoder decoder_;
   StopMatcher matcher_;
+  v1::GenerateResponse unsaid_;
   int64_t generated_ = 0;
+  int64_t told_ = 0;  // of the generated tokens
+  absl::Time told_at_ = absl::InfinitePast();
   bool stopped_ = false;
   std::string stop_;
 };
+
+// One event of the engine, for the answer. What was chosen after a stop is not part of
+// it.
+absl::Status OnEvent(const RequestEvent& event, Answer& answer, CallContext& call) {
+  if (answer.stopped()) return absl::OkStatus();
+  if (const auto* prefill = std::get_if<PrefillProgress>(&event)) {
+    if (call.stage == CallStage::kQueue) call.stage = CallStage::kPrefill;
+    return answer.OnProgress(v1::PHASE_PREFILL, prefill->done_tokens,
+                             prefill->total_tokens);
+  }
+  if (const auto* token = std::get_if<TokenScore>(&event)) {
+    answer.OnToken(*token);
+    const bool each = call.terms.stream_interval == absl::ZeroDuration();
+    if (each || answer.stopped()) return answer.Flush();
+  }
+  return absl::OkStatus();
+}
 
 // Hands the engine's events to the answer until the request is finished. `stop` cancels
 // the engine's request.
 absl::StatusOr<Finished> Pump(RequestStream& stream, Answer& answer, Cancellation& stop,
                               CallContext& call) {
   while (true) {
-    RequestEvent event = stream.Next();
-    if (auto* finished = std::get_if<Finished>(&event)) return std::move(*finished);
-    if (answer.stopped())
-      continue;  // what was chosen after the stop is not part of the answer
-    if (const auto* prefill = std::get_if<PrefillProgress>(&event)) {
-      call.stage = CallStage::kPrefill;
-      QUIRE_RETURN_IF_ERROR(answer.OnProgress(v1::PHASE_PREFILL, prefill->done_tokens,
-                                              prefill->total_tokens));
-    } else if (const auto* token = std::get_if<TokenScore>(&event)) {
-      QUIRE_RETURN_IF_ERROR(answer.OnToken(*token));
+    for (RequestEvent& event : stream.NextAll(answer.Pause())) {
+      if (auto* finished = std::get_if<Finished>(&event)) {
+        QUIRE_RETURN_IF_ERROR(answer.Flush());
+        return std::move(*finished);
+      }
+      QUIRE_RETURN_IF_ERROR(OnEvent(event, answer, call));
     }
     if (answer.stopped()) stop.Cancel();
+    QUIRE_RETURN_IF_ERROR(answer.Flush());
   }
 }
 
@@ -244,7 +274,9 @@ absl::Status HandleGenerate(const v1::GenerateRequest& request,
                             EventWriter<v1::GenerateResponse>& events,
                             CallContext& call) {
   QUIRE_ASSIGN_OR_RETURN(const ServedModel* model, FindModel(call, request.model()));
-  QUIRE_ASSIGN_OR_RETURN(GenerateRequest work, ToEngineRequest(request, *model, call));
+  QUIRE_ASSIGN_OR_RETURN(EngineRequest engine_request,
+                         ToEngineRequest(request, *model, call));
+  const auto& work = std::get<GenerateRequest>(engine_request.work);
   const uint64_t seed = work.sampling.seed;
   const AttentionOptions attention = work.attention;
   const auto prompt_tokens = static_cast<int64_t>(work.prompt.size());
@@ -252,11 +284,11 @@ absl::Status HandleGenerate(const v1::GenerateRequest& request,
 
   Cancellation stop;
   const auto forward = call.cancellation->OnCancel([&stop] { stop.Cancel(); });
-  QUIRE_ASSIGN_OR_RETURN(
-      const auto stream,
-      RequestStream::Open(*model->text.engine, {std::move(work), call.deadline}, &stop));
+  Engine& engine = *model->text.engine;
+  const auto stream = RequestStream::Open(engine, std::move(engine_request), &stop);
+  if (!stream.ok()) return ToldAsRefusal(stream.status(), engine, call);
   QUIRE_RETURN_IF_ERROR(answer.OnProgress(v1::PHASE_QUEUED, 0, prompt_tokens));
-  QUIRE_ASSIGN_OR_RETURN(const Finished finished, Pump(*stream, answer, stop, call));
+  QUIRE_ASSIGN_OR_RETURN(const Finished finished, Pump(**stream, answer, stop, call));
   call.usage = finished.usage;
   call.timings = finished.timings;
   const bool cut_by_stop = answer.stopped() && absl::IsCancelled(finished.status);

@@ -27,6 +27,10 @@ absl::Status HandleDetokenize(const v1::DetokenizeRequest& request,
                               v1::DetokenizeResponse& response, CallContext& call);
 absl::Status HandleCountTokens(const v1::CountTokensRequest& request,
                                v1::CountTokensResponse& response, CallContext& call);
+absl::Status HandleEstimateCost(const v1::EstimateCostRequest& request,
+                                v1::EstimateCostResponse& response, CallContext& call);
+absl::Status HandleGetLoad(const v1::GetLoadRequest& request,
+                           v1::GetLoadResponse& response, CallContext& call);
 absl::Status HandleGetModel(const v1::GetModelRequest& request,
                             v1::GetModelResponse& response, CallContext& call);
 absl::Status HandleListModels(const v1::ListModelsRequest& request,

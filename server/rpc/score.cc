@@ -8,6 +8,7 @@
 #include "core/base/status_macros.h"
 #include "core/scoring/text_scorer.h"
 #include "core/summarize/sentence_splitter.h"
+#include "server/rpc/admission.h"
 #include "server/rpc/attention.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handlers.h"
@@ -131,7 +132,18 @@ absl::StatusOr<TextScoreOptions> ReadOptions(const ServedModel& model,
                                      1, model.text.context_tokens() - 1));
     result.overlap_tokens = options.overlap_tokens();
   }
+  QUIRE_ASSIGN_OR_RETURN(result.scheduling,
+                         SchedulingOf(call, "options.priority", options.priority()));
   return result;
+}
+
+// Before the text is tokenised.
+absl::Status CheckRoom(const ServedModel& model, const v1::Input& input,
+                       const TextScoreOptions& options, CallContext& call) {
+  const std::vector<ScoreWindows> windows = PlanScoreWindows(
+      LeastTokens(input), model.text.context_tokens(), options.overlap_tokens);
+  return CheckAdmission(*model.text.engine, PassesOf(windows), options.attention,
+                        options.scheduling, call);
 }
 
 // A text's scores, from the core's to the protocol's.
@@ -295,6 +307,7 @@ absl::Status ScoreInput(const v1::Input& input, const v1::ScoreOptions& options,
   QUIRE_ASSIGN_OR_RETURN(const TextScoreOptions score_options,
                          ReadOptions(*model, options, call));
   QUIRE_ASSIGN_OR_RETURN(std::vector<ByteSpan> spans, ReadSpans(input, options));
+  QUIRE_RETURN_IF_ERROR(CheckRoom(*model, input, score_options, call));
   QUIRE_ASSIGN_OR_RETURN(const TextToScore text, ReadInput(*model, input, call.limits));
   QUIRE_RETURN_IF_ERROR(
       CheckTextSuits(score_options.attention, static_cast<int64_t>(text.tokens.size()),
@@ -305,7 +318,8 @@ absl::Status ScoreInput(const v1::Input& input, const v1::ScoreOptions& options,
   const absl::StatusOr<TextScoreResult> result =
       quire::ScoreText(*model->text.engine, model->text.context_tokens(), text.tokens,
                        score_options, call.cancellation, observer);
-  QUIRE_RETURN_IF_ERROR(WithFieldOfMessage(result.status()));
+  QUIRE_RETURN_IF_ERROR(
+      ToldAsRefusal(WithFieldOfMessage(result.status()), *model->text.engine, call));
   call.usage += result->usage;
   call.timings += result->timings;
   return observer.OnResult(*result, score_options.attention);

@@ -130,6 +130,13 @@ grpc::ServerUnaryReactor* InferenceService::CountTokens(Context* context,
                     HandleCountTokens);
 }
 
+grpc::ServerUnaryReactor* InferenceService::EstimateCost(Context* context,
+                                                         const Bytes* request,
+                                                         Bytes* response) {
+  return StartUnary(services_, Method::kEstimateCost, context, request, response,
+                    HandleEstimateCost);
+}
+
 grpc::ServerUnaryReactor* ModelService::GetModel(Context* context, const Bytes* request,
                                                  Bytes* response) {
   return StartUnary(services_, Method::kGetModel, context, request, response,
@@ -140,6 +147,12 @@ grpc::ServerUnaryReactor* ModelService::ListModels(Context* context, const Bytes
                                                    Bytes* response) {
   return StartUnary(services_, Method::kListModels, context, request, response,
                     HandleListModels);
+}
+
+grpc::ServerUnaryReactor* ModelService::GetLoad(Context* context, const Bytes* request,
+                                                Bytes* response) {
+  return StartUnary(services_, Method::kGetLoad, context, request, response,
+                    HandleGetLoad);
 }
 
 }  // namespace quire::server

@@ -18,7 +18,8 @@ using InferenceBase = v1::InferenceService::WithRawCallbackMethod_Summarize<
                 v1::InferenceService::WithRawCallbackMethod_Tokenize<
                     v1::InferenceService::WithRawCallbackMethod_Detokenize<
                         v1::InferenceService::WithRawCallbackMethod_CountTokens<
-                            v1::InferenceService::Service>>>>>>>;
+                            v1::InferenceService::WithRawCallbackMethod_EstimateCost<
+                                v1::InferenceService::Service>>>>>>>>;
 
 class InferenceService final : public InferenceBase {
  public:
@@ -40,13 +41,16 @@ class InferenceService final : public InferenceBase {
                                        Bytes* response) override;
   grpc::ServerUnaryReactor* CountTokens(Context* context, const Bytes* request,
                                         Bytes* response) override;
+  grpc::ServerUnaryReactor* EstimateCost(Context* context, const Bytes* request,
+                                         Bytes* response) override;
 
  private:
   CallServices& services_;
 };
 
 using ModelBase = v1::ModelService::WithRawCallbackMethod_GetModel<
-    v1::ModelService::WithRawCallbackMethod_ListModels<v1::ModelService::Service>>;
+    v1::ModelService::WithRawCallbackMethod_ListModels<
+        v1::ModelService::WithRawCallbackMethod_GetLoad<v1::ModelService::Service>>>;
 
 class ModelService final : public ModelBase {
  public:
@@ -59,6 +63,8 @@ class ModelService final : public ModelBase {
                                      Bytes* response) override;
   grpc::ServerUnaryReactor* ListModels(Context* context, const Bytes* request,
                                        Bytes* response) override;
+  grpc::ServerUnaryReactor* GetLoad(Context* context, const Bytes* request,
+                                    Bytes* response) override;
 
  private:
   CallServices& services_;

@@ -35,10 +35,12 @@ ServingState::Ticket::~Ticket() {
 const ModelRegistry& ServingState::Ticket::models() const { return *state_->models(); }
 
 absl::StatusOr<ServingState::Ticket> ServingState::Admit(
-    std::function<void(const absl::Status&)> end) {
+    std::function<void(const absl::Status&)> end, bool while_draining) {
   std::lock_guard lock(mutex_);
   if (phase_ == Phase::kLoading) return Loading();
-  if (phase_ == Phase::kDraining) return ShuttingDown();
+  // A signal may have come before the models were there.
+  const bool may_look = while_draining && models_ != nullptr;
+  if (phase_ == Phase::kDraining && !may_look) return ShuttingDown();
   calls_[next_id_] = std::move(end);
   return Ticket(this, next_id_++);
 }

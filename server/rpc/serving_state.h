@@ -36,8 +36,10 @@ class ServingState {
   };
 
   // `end` may be null; it gives the call up (from CancelAll, with that status) and must
-  // not call back. kUnavailable with ErrorInfo LOADING or DRAINING and RetryInfo.
-  absl::StatusOr<Ticket> Admit(std::function<void(const absl::Status&)> end);
+  // not call back. kUnavailable with ErrorInfo LOADING, or DRAINING unless
+  // `while_draining`, and RetryInfo.
+  absl::StatusOr<Ticket> Admit(std::function<void(const absl::Status&)> end,
+                               bool while_draining = false);
 
   // REQUIRES: loading.
   void Serve(std::unique_ptr<const ModelRegistry> models);

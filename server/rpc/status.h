@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -32,6 +33,8 @@ absl::Status WithRetry(absl::Status status, absl::Duration delay);
 // The field and the reason in the details, or "".
 std::string FieldOf(const absl::Status& status);
 std::string ReasonOf(const absl::Status& status);
+// RetryInfo's delay.
+std::optional<absl::Duration> RetryOf(const absl::Status& status);
 
 // Codes keep their numbers. Messages are cut to 1,000 bytes, so that clients' header
 // limits are kept.

@@ -6,6 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/summarize/summarizer.h"
+#include "core/summarize/summary_estimate.h"
+#include "server/rpc/admission.h"
 #include "server/rpc/attention.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handlers.h"
@@ -164,9 +166,21 @@ absl::StatusOr<SummaryOptions> ToOptions(const v1::SummarizeRequest& request,
   QUIRE_ASSIGN_OR_RETURN(
       options.attention,
       MergeAttention(call.defaults.attention, request.attention(), "attention"));
+  QUIRE_ASSIGN_OR_RETURN(options.scheduling,
+                         SchedulingOf(call, "priority", request.priority()));
   options.deadline = call.deadline;
+  options.text_interval = call.terms.stream_interval;
   QUIRE_RETURN_IF_ERROR(WithFieldOfMessage(options.Validate()));
   return options;
+}
+
+// Before the document is tokenised.
+absl::Status CheckRoom(const ServedModel& model, const std::string& text,
+                       const SummaryOptions& options, CallContext& call) {
+  const auto estimate = EstimateSummary(model.text, LeastTokens(text), options);
+  QUIRE_RETURN_IF_ERROR(WithFieldOfMessage(estimate.status()));
+  return CheckAdmission(*model.text.engine, PassesOf(*estimate), options.attention,
+                        options.scheduling, call);
 }
 
 }  // namespace
@@ -178,10 +192,12 @@ absl::Status HandleSummarize(const v1::SummarizeRequest& request,
   QUIRE_ASSIGN_OR_RETURN(const SummaryOptions options, ToOptions(request, *model, call));
   QUIRE_ASSIGN_OR_RETURN(const std::string text,
                          DocumentText(*model, request.input(), call.limits));
+  QUIRE_RETURN_IF_ERROR(CheckRoom(*model, text, options, call));
   Observer observer(events, call);
   const absl::StatusOr<SummaryResult> result =
       Summarize(model->text, text, options, *call.clock, call.cancellation, observer);
-  QUIRE_RETURN_IF_ERROR(WithFieldOfMessage(result.status()));
+  QUIRE_RETURN_IF_ERROR(
+      ToldAsRefusal(WithFieldOfMessage(result.status()), *model->text.engine, call));
   call.usage = result->usage;
   call.timings = result->timings;
 

@@ -6,7 +6,8 @@
 #include "server/rpc/handlers.h"
 #include "server/rpc/status.h"
 
-// Tokenize, Detokenize, CountTokens, GetModel, ListModels: no engine, answered at once.
+// Tokenize, Detokenize, CountTokens, GetModel, ListModels, GetLoad: no work for an
+// engine, answered at once.
 namespace quire::server {
 namespace {
 
@@ -54,6 +55,13 @@ absl::Status HandleGetModel(const v1::GetModelRequest& request,
                             v1::GetModelResponse& response, CallContext& call) {
   QUIRE_ASSIGN_OR_RETURN(const ServedModel* model, FindModel(call, request.name()));
   *response.mutable_model() = ToProto(*model);
+  return absl::OkStatus();
+}
+
+absl::Status HandleGetLoad(const v1::GetLoadRequest& request,
+                           v1::GetLoadResponse& response, CallContext& call) {
+  QUIRE_ASSIGN_OR_RETURN(const ServedModel* model, FindModel(call, request.model()));
+  *response.mutable_load() = ToProto(model->text.engine->stats(), *model, call.draining);
   return absl::OkStatus();
 }
 

@@ -44,7 +44,6 @@ class Planner {
         served_(state.served_tokens),
         free_(state.free_blocks),
         begun_short_(options, state, served_),
-        begun_long_(options, state, served_),
         waiting_(options, state, served_) {}
 
   StepPlan Plan() {
@@ -87,8 +86,9 @@ class Planner {
   void PlanLong();
   void ReserveForLong(const ScheduledRequest& first);
   Admission Admit(const ScheduledRequest& request);
-  bool PlanShort(const ScheduledRequest& request, int64_t blocks);
-  void AddPrompt(const ScheduledRequest& request, int64_t rows, int64_t blocks);
+  bool PlanShort(const ScheduledRequest& request);
+  void AddStartingLong(int32_t index);
+  void AddPrompt(const ScheduledRequest& request, int64_t rows);
   int64_t RowsFor(const ScheduledRequest& request, int64_t rows, int64_t limit_ns,
                   bool first) const;
 
@@ -115,8 +115,8 @@ class Planner {
   bool long_is_first_ = false;  // in line
   bool short_planned_ = false;
 
-  Line begun_short_, begun_long_, waiting_;
-  std::vector<int32_t> starting_long_;  // in order
+  Line begun_short_, waiting_;
+  std::vector<int32_t> longs_;  // in order: begun, new
 };
 
 void Planner::SortOut() {
@@ -215,18 +215,18 @@ void Planner::SetBudget() {
 }
 
 void Planner::QueuePrompts() {
-  long_places_ = options_.max_long_prefills;
+  Line longs(options_, state_, served_);
   for (const int32_t index : prompts_) {
-    const bool is_long = IsLong(options_, At(index));
-    (is_long ? begun_long_ : begun_short_).Add(index);
-    if (is_long) --long_places_;
+    (IsLong(options_, At(index)) ? longs : begun_short_).Add(index);
   }
   begun_short_.Close();
-  begun_long_.Close();
-  if (begun_long_.empty()) return;
-  long_is_first_ =
-      begun_short_.empty() || begun_long_.FrontKey() < begun_short_.FrontKey();
-  ReserveForLong(At(begun_long_.Front()));
+  longs.Close();
+  if (!longs.empty()) {
+    long_is_first_ = begun_short_.empty() || longs.FrontKey() < begun_short_.FrontKey();
+    ReserveForLong(At(longs.Front()));
+  }
+  while (!longs.empty()) longs_.push_back(longs.TakeFront());
+  long_places_ = options_.max_long_prefills - static_cast<int32_t>(longs_.size());
 }
 
 void Planner::ReserveForLong(const ScheduledRequest& first) {
@@ -237,19 +237,21 @@ void Planner::ReserveForLong(const ScheduledRequest& first) {
 }
 
 void Planner::PlanBegunShort() {
-  while (!begun_short_.empty()) {
-    const ScheduledRequest& request = At(begun_short_.TakeFront());
-    PlanShort(request, request.held_blocks);
-  }
+  while (!begun_short_.empty()) PlanShort(At(begun_short_.TakeFront()));
 }
 
 // False: there was no row for it.
-bool Planner::PlanShort(const ScheduledRequest& request, int64_t blocks) {
+bool Planner::PlanShort(const ScheduledRequest& request) {
   if (ReadsWhole(request) && short_planned_) return false;
+  if (!short_planned_ && !long_is_first_) {  // its least chunk is before their share
+    const int64_t least =
+        std::min({int64_t{options_.min_chunk_tokens}, rows_, TokensLeft(request)});
+    reserved_rows_ = std::min(reserved_rows_, rows_ - least);
+  }
   const int64_t rows = RowsFor(request, rows_ - reserved_rows_, limit_ns_ - reserved_ns_,
                                /*first=*/!short_planned_);
   if (rows == 0) return false;
-  AddPrompt(request, rows, blocks);
+  AddPrompt(request, rows);
   return short_planned_ = true;
 }
 
@@ -263,7 +265,9 @@ int64_t Planner::RowsFor(const ScheduledRequest& request, int64_t rows, int64_t 
                   RowsWithin(state_.cost, step_, RowsOf(request, wanted), limit_ns));
 }
 
-void Planner::AddPrompt(const ScheduledRequest& request, int64_t rows, int64_t blocks) {
+void Planner::AddPrompt(const ScheduledRequest& request, int64_t rows) {
+  const int64_t blocks =
+      request.running ? request.held_blocks : BlocksToStart(options_.kv, request);
   plan_.items.push_back({.id = request.id,
                          .rows = static_cast<int32_t>(rows),
                          .starts = !request.running,
@@ -285,27 +289,29 @@ void Planner::PlanStarts() {
     const Admission admission = Admit(request);
     if (admission == Admission::kStop) return;
     if (admission == Admission::kSkip) continue;
-    const int64_t blocks = BlocksToStart(options_.kv, request);
-    if (!IsLong(options_, request)) {
-      if (!PlanShort(request, blocks)) return;
-    } else {
-      --long_places_;
-      starting_long_.push_back(index);
-      if (begun_long_.empty() && starting_long_.size() == 1) {
-        long_is_first_ = !short_planned_;
-        ReserveForLong(request);
-      }
+    if (IsLong(options_, request)) {
+      AddStartingLong(index);
+    } else if (!PlanShort(request)) {
+      return;
     }
-    free_ -= blocks - request.shared_blocks;
+    free_ -= BlocksToStart(options_.kv, request) - request.shared_blocks;
     ++running_;
   }
+}
+
+// Its rows come when the short ones have theirs.
+void Planner::AddStartingLong(int32_t index) {
+  --long_places_;
+  longs_.push_back(index);
+  if (longs_.size() > 1) return;
+  long_is_first_ = !short_planned_;
+  ReserveForLong(At(index));
 }
 
 // kSkip: those behind it may start before it. kStop: they may not.
 Planner::Admission Planner::Admit(const ScheduledRequest& request) {
   if (IsLong(options_, request)) {
-    const bool is_first = begun_long_.empty() && starting_long_.empty();
-    if (ReadsWhole(request) && !is_first) long_places_ = 0;
+    if (ReadsWhole(request) && !longs_.empty()) long_places_ = 0;
     if (long_places_ <= 0) return Admission::kSkip;
   }
   const int64_t spare = running_ > 0 ? options_.spare_blocks : 0;
@@ -315,21 +321,15 @@ Planner::Admission Planner::Admit(const ScheduledRequest& request) {
 
 void Planner::PlanLong() {
   reserved_rows_ = 0;
-  bool first = long_is_first_;
   bool planned = false;
-  const auto plan = [&](const ScheduledRequest& request, int64_t blocks) {
-    if (ReadsWhole(request) && planned) return;
-    const int64_t rows = RowsFor(request, rows_, limit_ns_, std::exchange(first, false));
-    if (rows == 0) return;
-    AddPrompt(request, rows, blocks);
+  for (const int32_t index : longs_) {
+    const ScheduledRequest& request = At(index);
+    if (ReadsWhole(request) && planned) continue;
+    const bool first = long_is_first_ && index == longs_.front();
+    const int64_t rows = RowsFor(request, rows_, limit_ns_, first);
+    if (rows == 0) continue;
+    AddPrompt(request, rows);
     planned = true;
-  };
-  while (!begun_long_.empty()) {
-    const ScheduledRequest& request = At(begun_long_.TakeFront());
-    plan(request, request.held_blocks);
-  }
-  for (const int32_t index : starting_long_) {
-    plan(At(index), BlocksToStart(options_.kv, At(index)));
   }
 }
 

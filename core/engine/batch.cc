@@ -115,6 +115,7 @@ BatchRequest* Batch::Find(RequestId id) {
 
 void Batch::Release(BatchRequest& request, bool valid) {
   if (!request.running) return;
+  if (valid) Computed(request);
   // What a page holds at its end is worth keeping too: a conversation goes on there.
   const int64_t rest =
       ComputedOf(request) - int64_t{request.shared_pages} * options_.kv.tokens_per_block;

@@ -18,16 +18,11 @@ OrderKey KeyOf(const ScheduleOptions& options, const ScheduledRequest& request,
   return key;
 }
 
-OrderKey Line::Key(int32_t index) const {
-  const ScheduledRequest& request = state_.requests[index];
-  return KeyOf(options_, request, state_.now_ns, served_tokens_[request.tenant]);
-}
-
 void Line::Close() { std::make_heap(heap_.begin(), heap_.end(), kLater); }
 
-int32_t Line::Front() {
+const ScheduledRequest& Line::Front() {
   Settle();
-  return heap_.front().index;
+  return *heap_.front().request;
 }
 
 OrderKey Line::FrontKey() {
@@ -35,18 +30,18 @@ OrderKey Line::FrontKey() {
   return heap_.front().key;
 }
 
-int32_t Line::TakeFront() {
-  const int32_t index = Front();
+const ScheduledRequest& Line::TakeFront() {
+  const ScheduledRequest& request = Front();
   std::pop_heap(heap_.begin(), heap_.end(), kLater);
   heap_.pop_back();
-  return index;
+  return request;
 }
 
-// Keys only grow, so an outdated one is never too far behind: only the front can be
-// wrong.
+// Keys only grow, so who has an outdated one is too far in front, never behind: once the
+// front's is right, it is the first.
 void Line::Settle() {
   for (;;) {
-    const OrderKey key = Key(heap_.front().index);
+    const OrderKey key = Key(*heap_.front().request);
     if (key == heap_.front().key) return;
     std::pop_heap(heap_.begin(), heap_.end(), kLater);
     heap_.back().key = key;

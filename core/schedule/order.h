@@ -26,30 +26,33 @@ OrderKey KeyOf(const ScheduleOptions& options, const ScheduledRequest& request,
 class Line {
  public:
   // served_tokens of each tenant may grow, never shrink, while there is a Line.
-  Line(const ScheduleOptions& options, const ScheduleState& state,
+  Line(const ScheduleOptions& options, int64_t now_ns,
        const std::vector<int64_t>& served_tokens)
-      : options_(options), state_(state), served_tokens_(served_tokens) {}
+      : options_(options), now_ns_(now_ns), served_tokens_(served_tokens) {}
 
-  void Add(int32_t index) { heap_.push_back({Key(index), index}); }  // in state.requests
-  void Close();  // after the last Add, before the rest
+  void Add(const ScheduledRequest& request) { heap_.push_back({Key(request), &request}); }
+  void Close();  // after the last Add, before all that follows
 
   bool empty() const { return heap_.empty(); }
-  int32_t Front();      // REQUIRES: not empty
-  OrderKey FrontKey();  // REQUIRES: not empty
-  int32_t TakeFront();  // REQUIRES: not empty
+  // REQUIRES: not empty.
+  const ScheduledRequest& Front();
+  OrderKey FrontKey();
+  const ScheduledRequest& TakeFront();
 
  private:
   struct Entry {
-    OrderKey key;
-    int32_t index;
+    OrderKey key;  // may be outdated
+    const ScheduledRequest* request;
   };
-  OrderKey Key(int32_t index) const;
+  OrderKey Key(const ScheduledRequest& request) const {
+    return KeyOf(options_, request, now_ns_, served_tokens_[request.tenant]);
+  }
   void Settle();
 
   const ScheduleOptions& options_;
-  const ScheduleState& state_;
+  int64_t now_ns_;
   const std::vector<int64_t>& served_tokens_;
-  std::vector<Entry> heap_;  // the first at the front; keys may be outdated
+  std::vector<Entry> heap_;  // the first at the front
 };
 
 }  // namespace quire

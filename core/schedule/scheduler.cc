@@ -43,8 +43,8 @@ class Planner {
         state_(state),
         served_(state.served_tokens),
         free_(state.free_blocks),
-        begun_short_(options, state, served_),
-        waiting_(options, state, served_) {}
+        begun_short_(options, state.now_ns, served_),
+        waiting_(options, state.now_ns, served_) {}
 
   StepPlan Plan() {
     SortOut();
@@ -87,7 +87,7 @@ class Planner {
   void ReserveForLong(const ScheduledRequest& first);
   Admission Admit(const ScheduledRequest& request);
   bool PlanShort(const ScheduledRequest& request);
-  void AddStartingLong(int32_t index);
+  void AddStartingLong(const ScheduledRequest& request);
   void AddPrompt(const ScheduledRequest& request, int64_t rows);
   int64_t RowsFor(const ScheduledRequest& request, int64_t rows, int64_t limit_ns,
                   bool first) const;
@@ -116,7 +116,7 @@ class Planner {
   bool short_planned_ = false;
 
   Line begun_short_, waiting_;
-  std::vector<int32_t> longs_;  // in order: begun, new
+  std::vector<const ScheduledRequest*> longs_;  // in order: begun, new
 };
 
 void Planner::SortOut() {
@@ -215,17 +215,17 @@ void Planner::SetBudget() {
 }
 
 void Planner::QueuePrompts() {
-  Line longs(options_, state_, served_);
+  Line longs(options_, state_.now_ns, served_);
   for (const int32_t index : prompts_) {
-    (IsLong(options_, At(index)) ? longs : begun_short_).Add(index);
+    (IsLong(options_, At(index)) ? longs : begun_short_).Add(At(index));
   }
   begun_short_.Close();
   longs.Close();
   if (!longs.empty()) {
     long_is_first_ = begun_short_.empty() || longs.FrontKey() < begun_short_.FrontKey();
-    ReserveForLong(At(longs.Front()));
+    ReserveForLong(longs.Front());
   }
-  while (!longs.empty()) longs_.push_back(longs.TakeFront());
+  while (!longs.empty()) longs_.push_back(&longs.TakeFront());
   long_places_ = options_.max_long_prefills - static_cast<int32_t>(longs_.size());
 }
 
@@ -237,7 +237,7 @@ void Planner::ReserveForLong(const ScheduledRequest& first) {
 }
 
 void Planner::PlanBegunShort() {
-  while (!begun_short_.empty()) PlanShort(At(begun_short_.TakeFront()));
+  while (!begun_short_.empty()) PlanShort(begun_short_.TakeFront());
 }
 
 // False: there was no row for it.
@@ -279,18 +279,17 @@ void Planner::AddPrompt(const ScheduledRequest& request, int64_t rows) {
 
 void Planner::PlanStarts() {
   if (!plan_.preempt.empty() || running_ >= options_.max_running) return;
-  for (size_t i = 0; i < state_.requests.size(); ++i) {
-    if (!At(i).running) waiting_.Add(static_cast<int32_t>(i));
+  for (const ScheduledRequest& request : state_.requests) {
+    if (!request.running) waiting_.Add(request);
   }
   waiting_.Close();
   while (!waiting_.empty() && running_ < options_.max_running && rows_ > reserved_rows_) {
-    const int32_t index = waiting_.TakeFront();
-    const ScheduledRequest& request = At(index);
+    const ScheduledRequest& request = waiting_.TakeFront();
     const Admission admission = Admit(request);
     if (admission == Admission::kStop) return;
     if (admission == Admission::kSkip) continue;
     if (IsLong(options_, request)) {
-      AddStartingLong(index);
+      AddStartingLong(request);
     } else if (!PlanShort(request)) {
       return;
     }
@@ -300,12 +299,12 @@ void Planner::PlanStarts() {
 }
 
 // Its rows come when the short ones have theirs.
-void Planner::AddStartingLong(int32_t index) {
+void Planner::AddStartingLong(const ScheduledRequest& request) {
   --long_places_;
-  longs_.push_back(index);
+  longs_.push_back(&request);
   if (longs_.size() > 1) return;
   long_is_first_ = !short_planned_;
-  ReserveForLong(At(index));
+  ReserveForLong(request);
 }
 
 // kSkip: those behind it may start before it. kStop: they may not.
@@ -322,13 +321,12 @@ Planner::Admission Planner::Admit(const ScheduledRequest& request) {
 void Planner::PlanLong() {
   reserved_rows_ = 0;
   bool planned = false;
-  for (const int32_t index : longs_) {
-    const ScheduledRequest& request = At(index);
-    if (ReadsWhole(request) && planned) continue;
-    const bool first = long_is_first_ && index == longs_.front();
-    const int64_t rows = RowsFor(request, rows_, limit_ns_, first);
+  for (const ScheduledRequest* request : longs_) {
+    if (ReadsWhole(*request) && planned) continue;
+    const bool first = long_is_first_ && request == longs_.front();
+    const int64_t rows = RowsFor(*request, rows_, limit_ns_, first);
     if (rows == 0) continue;
-    AddPrompt(request, rows);
+    AddPrompt(*request, rows);
     planned = true;
   }
 }

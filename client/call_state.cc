@@ -8,6 +8,7 @@ namespace quire::client {
 namespace {
 
 constexpr char kRequestIdKey[] = "x-request-id";
+constexpr char kTenantKey[] = "x-quire-tenant";
 
 absl::Time DeadlineOf(const ClientOptions& options, const CallOptions& call) {
   return absl::Now() +
@@ -31,6 +32,7 @@ std::unique_ptr<grpc::ClientContext> CallState::NewContext() const {
   if (deadline_ < absl::InfiniteFuture())
     context->set_deadline(absl::ToChronoTime(deadline_));
   if (!call_.request_id.empty()) context->AddMetadata(kRequestIdKey, call_.request_id);
+  if (!call_.tenant.empty()) context->AddMetadata(kTenantKey, call_.tenant);
   return context;
 }
 

@@ -139,6 +139,26 @@ absl::StatusOr<v1::CountTokensResponse> Client::CountTokens(
       });
 }
 
+absl::StatusOr<v1::EstimateCostResponse> Client::EstimateCost(
+    const v1::EstimateCostRequest& request, CallOptions call) const {
+  return rep_->Unary<v1::EstimateCostResponse>(
+      request, std::move(call), [this](auto* context, auto& request, auto* response) {
+        return rep_->inference->EstimateCost(context, request, response);
+      });
+}
+
+absl::StatusOr<v1::Load> Client::GetLoad(const std::string& name,
+                                         CallOptions call) const {
+  v1::GetLoadRequest request;
+  request.set_model(name);
+  auto response = rep_->Unary<v1::GetLoadResponse>(
+      request, std::move(call), [this](auto* context, auto& request, auto* response) {
+        return rep_->models->GetLoad(context, request, response);
+      });
+  if (!response.ok()) return response.status();
+  return std::move(*response->mutable_load());
+}
+
 absl::StatusOr<v1::Model> Client::GetModel(const std::string& name,
                                            CallOptions call) const {
   v1::GetModelRequest request;

@@ -49,6 +49,11 @@ class Client {
                                                     CallOptions call = {}) const;
   absl::StatusOr<v1::CountTokensResponse> CountTokens(
       const v1::CountTokensRequest& request, CallOptions call = {}) const;
+  // What a call would take; nothing is computed.
+  absl::StatusOr<v1::EstimateCostResponse> EstimateCost(
+      const v1::EstimateCostRequest& request, CallOptions call = {}) const;
+  // How busy a model is. Arguments and errors as GetModel's.
+  absl::StatusOr<v1::Load> GetLoad(const std::string& name, CallOptions call = {}) const;
   // Empty: the server's default model. kNotFound: no such model.
   absl::StatusOr<v1::Model> GetModel(const std::string& name,
                                      CallOptions call = {}) const;

@@ -12,6 +12,22 @@ namespace {
 constexpr int kMinMessageBytes = 64 << 10;
 constexpr int kMaxMessageBytes = 1 << 30;
 constexpr size_t kMaxRequestIdBytes = 128;
+constexpr size_t kMaxTenantBytes = 64;
+
+// Empty is not sent.
+absl::Status CheckMetadata(std::string_view field, std::string_view value, size_t limit) {
+  if (value.size() > limit) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s has %d characters; at most %d are allowed", field, value.size(), limit));
+  }
+  for (unsigned char c : value) {
+    if (!absl::ascii_isprint(c)) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("%s must be printable ASCII", field));
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::Status CheckMessageLimit(std::string_view field, int bytes) {
   if (bytes >= kMinMessageBytes && bytes <= kMaxMessageBytes) return absl::OkStatus();
@@ -66,17 +82,10 @@ absl::Status ClientOptions::Validate() const {
 }
 
 absl::Status CallOptions::Validate() const {
-  if (request_id.size() > kMaxRequestIdBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("request_id has %d characters; at most %d are allowed",
-                        request_id.size(), kMaxRequestIdBytes));
-  }
-  for (unsigned char c : request_id) {
-    if (!absl::ascii_isprint(c)) {
-      return absl::InvalidArgumentError("request_id must be printable ASCII");
-    }
-  }
-  return CheckAtLeast("deadline", deadline, absl::ZeroDuration());
+  absl::Status status = CheckMetadata("request_id", request_id, kMaxRequestIdBytes);
+  status.Update(CheckMetadata("tenant", tenant, kMaxTenantBytes));
+  status.Update(CheckAtLeast("deadline", deadline, absl::ZeroDuration()));
+  return status;
 }
 
 ClientHooks ClientHooks::Default() {

@@ -49,6 +49,8 @@ struct CallOptions {
   // Sent as `x-request-id`: 1 to 128 printable ASCII characters; empty: the server makes
   // one.
   std::string request_id;
+  // Sent as `x-quire-tenant`: 1 to 64 printable ASCII characters; empty: not sent.
+  std::string tenant;
   // Cancels the call from any thread; null: only the stream itself can.
   std::shared_ptr<CancelToken> cancel;
 

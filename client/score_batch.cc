@@ -3,6 +3,8 @@
 #include <utility>
 
 #include "client/score_pieces.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
 
 namespace quire::client {
 namespace {
@@ -22,6 +24,29 @@ bool MoveEvent(v1::ScoreBatchResponse& from, v1::ScoreResponse* to) {
   if (from.has_sentences()) to->mutable_sentences()->Swap(from.mutable_sentences());
   if (from.has_final()) to->mutable_final()->Swap(from.mutable_final());
   return !from.has_error();
+}
+
+// As the server would have ended a call of its own.
+grpc::Status ToGrpcStatus(const v1::ScoreError& error) {
+  google::rpc::Status wire;
+  wire.set_code(error.code());
+  wire.set_message(error.message());
+  if (!error.reason().empty()) {
+    google::rpc::ErrorInfo info;
+    info.set_reason(error.reason());
+    info.set_domain("quire");
+    wire.add_details()->PackFrom(info);
+  }
+  if (error.has_retry_seconds()) {
+    google::rpc::RetryInfo retry;
+    auto& delay = *retry.mutable_retry_delay();
+    delay.set_seconds(static_cast<int64_t>(error.retry_seconds()));
+    delay.set_nanos(static_cast<int32_t>(
+        1e9 * (error.retry_seconds() - static_cast<double>(delay.seconds()))));
+    wire.add_details()->PackFrom(retry);
+  }
+  return {static_cast<grpc::StatusCode>(error.code()), error.message(),
+          wire.details().empty() ? "" : wire.SerializeAsString()};
 }
 
 }  // namespace
@@ -82,8 +107,7 @@ bool PiecedScoreReader::Read(v1::ScoreResponse* response) {
   v1::ScoreBatchResponse event;
   if (!stream_->Read(&event)) return false;
   if (MoveEvent(event, response)) return true;
-  error_ = grpc::Status(static_cast<grpc::StatusCode>(event.error().code()),
-                        event.error().message());
+  error_ = ToGrpcStatus(event.error());
   return false;
 }
 

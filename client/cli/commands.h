@@ -13,6 +13,8 @@ absl::Status RunCommand(const Session& session, const GenerateFlags& flags);
 absl::Status RunCommand(const Session& session, const ScoreFlags& flags);
 absl::Status RunCommand(const Session& session, const TokensFlags& flags);
 absl::Status RunCommand(const Session& session, const ModelsFlags& flags);
+absl::Status RunCommand(const Session& session, const LoadFlags& flags);
+absl::Status RunCommand(const Session& session, const CostFlags& flags);
 
 // A stream that ended well must have had its final event.
 inline absl::Status MissingFinal() {

@@ -23,6 +23,10 @@ void AddGlobal(CLI::App& app, GlobalFlags& flags) {
   app.add_option("--request-id", flags.request_id,
                  "Name of the request in the server's log")
       ->type_name("ID");
+  app.add_option("--tenant", flags.tenant,
+                 "Whose requests these are, for a fair share; default: nobody's")
+      ->type_name("NAME")
+      ->envname("QUIRE_TENANT");
   app.add_flag("--json", flags.json, "Print one JSON object on standard output");
   app.add_flag("-q,--quiet", flags.quiet,
                "Only results and errors: no progress, no figures");
@@ -57,6 +61,10 @@ void AddMaxTokens(CLI::App& app, std::optional<int32_t>& value) {
                  "Longest answer, tokens; default: the model's own");
 }
 
+void AddPriority(CLI::App& command, int32_t& value) {
+  command.add_option("--priority", value, "-2 to 2; higher ones go first; default: 0");
+}
+
 CLI::Option* AddFile(CLI::App& command, std::string& path, const char* help) {
   return command.add_option("FILE", path, help)->type_name("");
 }
@@ -81,6 +89,7 @@ void AddSummarize(CLI::App& app, SummarizeFlags& flags) {
                     "Print where in the document it comes from");
   AddMaxTokens(*command, flags.max_tokens);
   AddSampling(*command, flags.sampling);
+  AddPriority(*command, flags.priority);
   AddAttention(*command, flags.attention);
   SetFooter(*command, kSummarizeExamples);
 }
@@ -93,6 +102,7 @@ void AddAsk(CLI::App& app, SummarizeFlags& flags) {
       ->required();
   AddMaxTokens(*command, flags.max_tokens);
   AddSampling(*command, flags.sampling);
+  AddPriority(*command, flags.priority);
   AddAttention(*command, flags.attention);
   SetFooter(*command, kAskExamples);
 }
@@ -119,6 +129,7 @@ void AddGenerate(CLI::App& app, GenerateFlags& flags) {
                       "With --json: also the n most probable, 1 to 20");
   AddMaxTokens(*command, flags.max_tokens);
   AddSampling(*command, flags.sampling);
+  AddPriority(*command, flags.priority);
   AddAttention(*command, flags.attention);
   SetFooter(*command, kGenerateExamples);
 }
@@ -140,6 +151,7 @@ void AddScore(CLI::App& app, ScoreFlags& flags) {
   command->add_flag("--importance", flags.importance,
                     "The sentences that are attended to most; with --json: all, and the "
                     "tokens");
+  AddPriority(*command, flags.priority);
   AddAttention(*command, flags.attention);
   SetFooter(*command, kScoreExamples);
 }
@@ -170,6 +182,28 @@ void AddModels(CLI::App& app, ModelsFlags& flags) {
   SetFooter(*command, kModelsExamples);
 }
 
+void AddLoad(CLI::App& app, LoadFlags& flags) {
+  CLI::App* command = app.add_subcommand("load", "How busy the server is");
+  command->add_option("NAME", flags.name, "Of this model; default: --model")
+      ->type_name("");
+  SetFooter(*command, kLoadExamples);
+}
+
+void AddCost(CLI::App& app, CostFlags& flags) {
+  CLI::App* command =
+      app.add_subcommand("cost", "What a call would take, densely and sparsely");
+  auto* file = AddFile(*command, flags.file, "UTF-8 text; -: standard input");
+  command->add_option("--tokens", flags.tokens, "A prompt of so many tokens, not a file")
+      ->excludes(file);
+  command->add_option("--task", flags.task, "generate, score or summarize")
+      ->check(CLI::IsMember({"generate", "score", "summarize"}))
+      ->capture_default_str();
+  AddMaxTokens(*command, flags.max_tokens);
+  AddPriority(*command, flags.priority);
+  AddAttention(*command, flags.attention);
+  SetFooter(*command, kCostExamples);
+}
+
 // Everything that a command line may say, and where it is kept while it is read.
 struct Parser {
   CLI::App app{kSummary, "quire"};
@@ -179,6 +213,8 @@ struct Parser {
   ScoreFlags score;
   TokensFlags tokens;
   ModelsFlags models;
+  LoadFlags load;
+  CostFlags cost;
 
   Parser() {
     AddGlobal(app, global);
@@ -188,6 +224,8 @@ struct Parser {
     AddScore(app, score);
     AddTokens(app, tokens);
     AddModels(app, models);
+    AddLoad(app, load);
+    AddCost(app, cost);
     // Global flags may come after the command too.
     for (CLI::App* command : app.get_subcommands({})) command->fallthrough();
     app.set_version_flag("--version", kVersion, "Print the version");
@@ -205,6 +243,8 @@ struct Parser {
     if (name == "generate") return {std::move(global), std::move(generate)};
     if (name == "score") return {std::move(global), std::move(score)};
     if (name == "tokens") return {std::move(global), std::move(tokens)};
+    if (name == "load") return {std::move(global), std::move(load)};
+    if (name == "cost") return {std::move(global), std::move(cost)};
     return {std::move(global), std::move(models)};
   }
 };

@@ -18,6 +18,7 @@ struct GlobalFlags {
   std::string server = "127.0.0.1:50051";
   std::string model;
   std::string request_id;
+  std::string tenant;
   std::string timeout;  // as written; empty: none
   bool json = false;
   bool quiet = false;
@@ -49,6 +50,7 @@ struct SummarizeFlags {  // and `ask`
   bool sources = false;
   SamplingFlags sampling;
   AttentionFlags attention;
+  int32_t priority = 0;
 };
 
 struct GenerateFlags {
@@ -64,6 +66,7 @@ struct GenerateFlags {
   int32_t top_logprobs = 0;  // more than 0 implies logprobs
   SamplingFlags sampling;
   AttentionFlags attention;
+  int32_t priority = 0;
 };
 
 struct ScoreFlags {
@@ -75,6 +78,7 @@ struct ScoreFlags {
   std::optional<int32_t> overlap;
   bool importance = false;
   AttentionFlags attention;
+  int32_t priority = 0;
 };
 
 struct TokensFlags {
@@ -90,9 +94,23 @@ struct ModelsFlags {
   std::string name;  // empty: all
 };
 
+struct LoadFlags {
+  std::string name;  // of a model; empty: --model, else the default
+};
+
+struct CostFlags {
+  std::string file;
+  std::optional<int64_t> tokens;  // instead of a file
+  std::string task = "generate";
+  std::optional<int32_t> max_tokens;
+  AttentionFlags attention;
+  int32_t priority = 0;
+};
+
 struct Arguments {
   GlobalFlags global;
-  std::variant<SummarizeFlags, GenerateFlags, ScoreFlags, TokensFlags, ModelsFlags>
+  std::variant<SummarizeFlags, GenerateFlags, ScoreFlags, TokensFlags, ModelsFlags,
+               LoadFlags, CostFlags>
       command;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <iterator>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
@@ -73,6 +74,15 @@ std::string Count(int64_t number) {
   const double value = static_cast<double>(number);
   if (value < 1e6) return Scaled(value / 1e3, "K");
   return value < 1e9 ? Scaled(value / 1e6, "M") : Scaled(value / 1e9, "B");
+}
+
+std::string Flops(double number) {
+  if (!std::isfinite(number)) return "-";
+  constexpr const char* kUnits[] = {" MFLOP", " GFLOP", " TFLOP", " PFLOP"};
+  double value = number / 1e6;
+  size_t unit = 0;
+  for (; value >= 999.5 && unit + 1 < std::size(kUnits); ++unit) value /= 1e3;
+  return Scaled(value, kUnits[unit]);
 }
 
 absl::StatusOr<absl::Duration> ParseTimeout(std::string_view text) {

@@ -24,6 +24,8 @@ std::string Percent(double share);
 std::string Bytes(int64_t bytes);
 // "134.5M", "1.5B".
 std::string Count(int64_t number);
+// Floating-point operations: "12 GFLOP", "3.4 TFLOP".
+std::string Flops(double number);
 
 // "90s", "1.5m", "1h30m", or a bare number of seconds; more than zero.
 // kInvalidArgument names the flag.

@@ -30,6 +30,7 @@ v1::GenerateRequest MakeRequest(const Session& session, const GenerateFlags& fla
   }
   *request.mutable_sampling() = flags.sampling.ToProto();
   *request.mutable_attention() = flags.attention.ToProto();
+  request.set_priority(flags.priority);
   if (flags.max_tokens) request.set_max_new_tokens(*flags.max_tokens);
   *request.mutable_stop() = {flags.stop.begin(), flags.stop.end()};
   *request.mutable_stop_token_ids() = {flags.stop_token_ids.begin(),

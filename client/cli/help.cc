@@ -61,4 +61,13 @@ const char kModelsExamples[] = R"(Examples:
   quire models
   quire models quire-135m --json)";
 
+const char kLoadExamples[] = R"(Examples:
+  quire load
+  quire load quire-135m --json)";
+
+const char kCostExamples[] = R"(Examples:
+  quire cost chapter.txt --max-tokens 200
+  quire cost book.txt --task summarize --attention refined
+  quire cost --tokens 30000 --task score --json)";
+
 }  // namespace quire::cli

@@ -13,5 +13,7 @@ extern const char kGenerateExamples[];
 extern const char kScoreExamples[];
 extern const char kTokensExamples[];
 extern const char kModelsExamples[];
+extern const char kLoadExamples[];
+extern const char kCostExamples[];
 
 }  // namespace quire::cli

@@ -120,6 +120,56 @@ Json ToJson(const v1::Model& model) {
           {"instruction_tuned", model.instruction_tuned()}};
 }
 
+Json ToJson(const v1::Load& load) {
+  return {{"model", load.model()},
+          {"running", load.running()},
+          {"waiting", load.waiting()},
+          {"max_running", load.max_running()},
+          {"max_waiting", load.max_waiting()},
+          {"waiting_tokens", load.waiting_tokens()},
+          {"max_waiting_tokens", load.max_waiting_tokens()},
+          {"kv_blocks", load.kv_blocks()},
+          {"kv_blocks_free", load.kv_blocks_free()},
+          {"kv_blocks_cached", load.kv_blocks_cached()},
+          {"tokens_per_block", load.tokens_per_block()},
+          {"prefill_backlog_seconds", load.prefill_backlog_seconds()},
+          {"first_token_seconds", load.first_token_seconds()},
+          {"prompt_tokens_per_second", load.prompt_tokens_per_second()},
+          {"generated_tokens_per_second", load.generated_tokens_per_second()},
+          {"prompt_tokens", load.prompt_tokens()},
+          {"cached_tokens", load.cached_tokens()},
+          {"generated_tokens", load.generated_tokens()},
+          {"preemptions", load.preemptions()},
+          {"tenants", load.tenants()},
+          {"draining", load.draining()}};
+}
+
+Json ToJson(const v1::CostEstimate& cost) {
+  Json json = {{"mode", Name(cost.mode())},
+               {"flops", cost.flops()},
+               {"attention_flops", cost.attention_flops()},
+               {"selection_flops", cost.selection_flops()},
+               {"first_token_seconds", cost.first_token_seconds()},
+               {"end_seconds", cost.end_seconds()}};
+  if (cost.has_money()) json["money"] = cost.money();
+  return json;
+}
+
+Json ToJson(const v1::EstimateCostResponse& estimate) {
+  Json json = {{"model", estimate.model()},
+               {"prompt_tokens", estimate.prompt_tokens()},
+               {"max_new_tokens", estimate.max_new_tokens()},
+               {"passes", estimate.passes()},
+               {"dense", ToJson(estimate.dense())},
+               {"requested", ToJson(estimate.requested())},
+               {"first_token_seconds_now", estimate.first_token_seconds_now()},
+               {"end_seconds_now", estimate.end_seconds_now()},
+               {"price_per_device_hour", estimate.price_per_device_hour()},
+               {"admissible", estimate.admissible()}};
+  if (!estimate.refusal().empty()) json["refusal"] = estimate.refusal();
+  return json;
+}
+
 std::string Name(v1::FinishReason reason) {
   return WithoutPrefix(v1::FinishReason_Name(reason), sizeof("FINISH_REASON_") - 1);
 }

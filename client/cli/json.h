@@ -22,6 +22,9 @@ Json ToJson(const v1::TokenLogprob& token);
 Json ToJson(const v1::GeneratedToken& token);
 Json ToJson(const v1::SpanScore& score);
 Json ToJson(const v1::Model& model);
+Json ToJson(const v1::Load& load);
+Json ToJson(const v1::CostEstimate& cost);
+Json ToJson(const v1::EstimateCostResponse& estimate);
 // "EOS", "EXTRACTIVE": without the enum's own prefix.
 std::string Name(v1::FinishReason reason);
 std::string Name(v1::SummaryStrategy strategy);

@@ -32,6 +32,7 @@ absl::Status RunCommand(const Session& session, const ScoreFlags& flags) {
   options.set_ranks(flags.ranks);
   options.set_top_logprobs(flags.top);
   *options.mutable_attention() = flags.attention.ToProto();
+  options.set_priority(flags.priority);
   options.set_sentence_importance(flags.importance);
   options.set_importance(flags.importance && session.flags().json);
   if (flags.overlap) options.set_overlap_tokens(*flags.overlap);

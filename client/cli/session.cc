@@ -12,6 +12,7 @@ absl::StatusOr<Session> Session::Create(Environment& environment,
                                         const GlobalFlags& flags, Screen& screen) {
   client::CallOptions call;
   call.request_id = flags.request_id;
+  call.tenant = flags.tenant;
   call.cancel = environment.cancel;
   if (!flags.timeout.empty()) {
     const absl::StatusOr<absl::Duration> timeout = ParseTimeout(flags.timeout);

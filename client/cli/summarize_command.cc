@@ -27,6 +27,7 @@ v1::SummarizeRequest MakeRequest(const Session& session, const SummarizeFlags& f
   request.set_target_words(flags.words);
   *request.mutable_sampling() = flags.sampling.ToProto();
   *request.mutable_attention() = flags.attention.ToProto();
+  request.set_priority(flags.priority);
   if (flags.max_tokens) request.set_max_new_tokens(*flags.max_tokens);
   return request;
 }

@@ -75,6 +75,11 @@ class FakeServer::Inference final : public v1::InferenceService::Service {
                            v1::CountTokensResponse* response) override {
     return Play(script_.count_tokens, context, *request, response);
   }
+  grpc::Status EstimateCost(grpc::ServerContext* context,
+                            const v1::EstimateCostRequest* request,
+                            v1::EstimateCostResponse* response) override {
+    return Play(script_.estimate_cost, context, *request, response);
+  }
 
  private:
   const Script script_;
@@ -92,6 +97,10 @@ class FakeServer::Models final : public v1::ModelService::Service {
                           const v1::ListModelsRequest* request,
                           v1::ListModelsResponse* response) override {
     return Play(script_.list_models, context, *request, response);
+  }
+  grpc::Status GetLoad(grpc::ServerContext* context, const v1::GetLoadRequest* request,
+                       v1::GetLoadResponse* response) override {
+    return Play(script_.get_load, context, *request, response);
   }
 
  private:

@@ -33,8 +33,10 @@ struct Script {
   Unary<v1::TokenizeRequest, v1::TokenizeResponse> tokenize;
   Unary<v1::DetokenizeRequest, v1::DetokenizeResponse> detokenize;
   Unary<v1::CountTokensRequest, v1::CountTokensResponse> count_tokens;
+  Unary<v1::EstimateCostRequest, v1::EstimateCostResponse> estimate_cost;
   Unary<v1::GetModelRequest, v1::GetModelResponse> get_model;
   Unary<v1::ListModelsRequest, v1::ListModelsResponse> list_models;
+  Unary<v1::GetLoadRequest, v1::GetLoadResponse> get_load;
 };
 
 // A real gRPC server on a free loopback port that plays a script, with gRPC's default

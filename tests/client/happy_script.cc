@@ -141,6 +141,56 @@ void FillModel(v1::Model& model) {
   model.set_instruction_tuned(true);
 }
 
+void FillLoad(v1::Load& load) {
+  load.set_model("fake");
+  load.set_running(3);
+  load.set_max_running(256);
+  load.set_waiting(2);
+  load.set_max_waiting(64);
+  load.set_waiting_tokens(1234);
+  load.set_max_waiting_tokens(1 << 20);
+  load.set_kv_blocks(400);
+  load.set_kv_blocks_free(300);
+  load.set_kv_blocks_cached(50);
+  load.set_tokens_per_block(64);
+  load.set_prefill_backlog_seconds(1.5);
+  load.set_first_token_seconds(0.25);
+  load.set_prompt_tokens_per_second(512.4);
+  load.set_generated_tokens_per_second(58.75);
+  load.set_prompt_tokens(9000);
+  load.set_cached_tokens(6000);
+  load.set_generated_tokens(70);
+  load.set_preemptions(1);
+  load.set_tenants(2);
+}
+
+grpc::Status EstimateCost(grpc::ServerContext*, const v1::EstimateCostRequest& request,
+                          v1::EstimateCostResponse* response) {
+  response->set_model("fake");
+  const bool text = request.has_input();
+  response->set_prompt_tokens(text ? static_cast<int64_t>(request.input().text().size())
+                                   : request.prompt_tokens());
+  response->set_max_new_tokens(512);
+  response->set_passes(1);
+  v1::CostEstimate& dense = *response->mutable_dense();
+  dense.set_mode(v1::ATTENTION_MODE_DENSE);
+  dense.set_flops(1.5e12);
+  dense.set_attention_flops(5e11);
+  dense.set_first_token_seconds(20);
+  dense.set_end_seconds(36);
+  v1::CostEstimate& asked = *response->mutable_requested();
+  asked.set_mode(v1::ATTENTION_MODE_AUTO);
+  asked.set_flops(1.25e12);
+  asked.set_attention_flops(5e10);
+  asked.set_selection_flops(2e11);
+  asked.set_first_token_seconds(10);
+  asked.set_end_seconds(18);
+  response->set_first_token_seconds_now(12);
+  response->set_end_seconds_now(75);
+  response->set_admissible(true);
+  return grpc::Status::OK;
+}
+
 void AddTokens(Script& script) {
   script.tokenize = [](auto*, const v1::TokenizeRequest& request, auto* response) {
     for (size_t i = 0; i < request.text().size(); ++i) response->add_token_ids(i + 10);
@@ -172,6 +222,11 @@ Script HappyScript() {
                           "no model \"" + request.name() + "\"");
     }
     FillModel(*response->mutable_model());
+    return grpc::Status::OK;
+  };
+  script.estimate_cost = EstimateCost;
+  script.get_load = [](auto*, const v1::GetLoadRequest&, auto* response) {
+    FillLoad(*response->mutable_load());
     return grpc::Status::OK;
   };
   script.list_models = [](auto*, const auto&, v1::ListModelsResponse* response) {

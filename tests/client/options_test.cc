@@ -72,6 +72,17 @@ TEST(CallOptionsTest, RequestIdIsShortPrintableAscii) {
   EXPECT_EQ(call.Validate().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(CallOptionsTest, TenantIsShortPrintableAscii) {
+  CallOptions call;
+  call.tenant = std::string(64, 'x');
+  EXPECT_TRUE(call.Validate().ok());
+  call.tenant = std::string(65, 'x');
+  EXPECT_EQ(std::string(call.Validate().message()),
+            "tenant has 65 characters; at most 64 are allowed");
+  call.tenant = "a\tb";
+  EXPECT_EQ(std::string(call.Validate().message()), "tenant must be printable ASCII");
+}
+
 TEST(CallOptionsTest, NegativeDeadlineIsRefused) {
   CallOptions call;
   call.deadline = absl::Seconds(-1);

@@ -189,7 +189,6 @@ void Planner::Preempt(int32_t index) {
   preempted_[index] = true;
   plan_.preempt.push_back(At(index).id);
   free_ += At(index).freed_blocks;
-  --running_;
 }
 
 void Planner::AddDecode(const ScheduledRequest& request) {
@@ -320,14 +319,10 @@ Planner::Admission Planner::Admit(const ScheduledRequest& request) {
 
 void Planner::PlanLong() {
   reserved_rows_ = 0;
-  bool planned = false;
   for (const ScheduledRequest* request : longs_) {
-    if (ReadsWhole(*request) && planned) continue;
     const bool first = long_is_first_ && request == longs_.front();
     const int64_t rows = RowsFor(*request, rows_, limit_ns_, first);
-    if (rows == 0) continue;
-    AddPrompt(*request, rows);
-    planned = true;
+    if (rows > 0) AddPrompt(*request, rows);
   }
 }
 

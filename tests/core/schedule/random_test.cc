@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <set>
 #include <tuple>
@@ -324,6 +325,76 @@ TEST_P(RandomTest, EveryStepKeepsItsPromises) {
   EXPECT_GT(engine_.ended().size(), 50u);
   RecordProperty("ended", static_cast<int>(engine_.ended().size()));
   RecordProperty("preemptions", static_cast<int>(engine_.preemptions()));
+}
+
+// ---- Over a longer time
+
+ScheduleOptions SmallOptions() {
+  return {.max_running = 4,
+          .step_tokens = 32,
+          .long_prompt_tokens = 1000,
+          .step_ns = 0,
+          .min_chunk_tokens = 4,
+          .aging_ns = 1'000'000 * kMs,
+          .overdue_ns = 2'000'000 * kMs,
+          .kv = {.num_blocks = 200, .tokens_per_block = 16}};
+}
+
+SimulatedEngine::Request Simple(uint32_t tenant, int64_t prompt, int64_t answer) {
+  SimulatedEngine::Request made;
+  made.request = Waiting(0, prompt);
+  made.request.tenant = tenant;
+  made.request.max_tokens = prompt + answer - 1;
+  made.answer_tokens = answer;
+  return made;
+}
+
+int64_t WaitingOf(const SimulatedEngine& engine, uint32_t tenant) {
+  return std::count_if(engine.requests().begin(), engine.requests().end(),
+                       [&](const auto& entry) {
+                         const ScheduledRequest& request = entry.second.request;
+                         return !request.running && request.tenant == tenant;
+                       });
+}
+
+// Tokens, not requests, are what tenants share: one sends many and large ones, the other
+// few and small ones.
+TEST(FairnessTest, TenantsThatWaitAreServedTheSameNumberOfTokens) {
+  SimulatedEngine engine(SmallOptions(), CostOfRows(), 2);
+  for (int i = 0; i < 300; ++i) engine.Submit(Simple(0, 150, 20));
+  for (int i = 0; i < 200; ++i) engine.Submit(Simple(1, 20, 5));
+  int64_t worst = 0;
+  while (WaitingOf(engine, 1) > 0) {
+    ASSERT_GT(WaitingOf(engine, 0), 0);
+    const ScheduleState state = engine.State();
+    worst = std::max(worst, std::abs(state.served_tokens[0] - state.served_tokens[1]));
+    engine.Apply(PlanStep(SmallOptions(), state));
+  }
+  // What all that may run at a time has at most (theorem 4.4 of the paper cited).
+  EXPECT_LE(worst, 4 * (150 + 20));
+  EXPECT_GT(engine.State().served_tokens[0], 3000);
+}
+
+// However much comes in of better classes, who is overdue is the next to start.
+TEST(StarvationTest, TheWorstClassWaitsUntilItIsOverdueAndAPlaceIsFree) {
+  ScheduleOptions options = SmallOptions();
+  options.overdue_ns = 20'000 * kMs;
+  SimulatedEngine engine(options, CostOfRows(), 2);
+  SimulatedEngine::Request poor = Simple(1, 20, 1);
+  poor.request.priority = kWorstPriority;
+  const RequestId id = engine.Submit(poor);
+  while (engine.ended().count(id) == 0) {
+    while (WaitingOf(engine, 0) < 5) {
+      engine.Submit(Simple(0, 40, 10));
+      engine.Submit(Simple(0, 40, 10));
+    }
+    engine.Apply(PlanStep(options, engine.State()));
+    ASSERT_LT(engine.now_ns(), 60'000 * kMs);
+  }
+  const int64_t waited_ns = engine.ended().at(id).end_ns;
+  EXPECT_GT(waited_ns, options.overdue_ns);
+  // A place is free when the first of four answers is over: ten steps of 42 ms.
+  EXPECT_LT(waited_ns, options.overdue_ns + 500 * kMs);
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, RandomTest, ::testing::Range(1, 1 + kEpisodes));

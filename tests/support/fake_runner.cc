@@ -181,6 +181,7 @@ absl::Status FakeModel::Enter(const StepInput& input) {
 absl::StatusOr<std::vector<StepResult>> FakeModel::Step(const StepInput& input) {
   QUIRE_RETURN_IF_ERROR(Enter(input));
   if (on_step_) on_step_(input);
+  if (fail_step_) QUIRE_RETURN_IF_ERROR(fail_step_(input));
   for (const BlockCopy& copy : input.copies) Copy(copy);
   std::vector<StepResult> results;
   for (const StepItem& item : input.items) {

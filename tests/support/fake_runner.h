@@ -42,10 +42,10 @@ struct RecordedStep {
 // the runner that MakeRunner returns; the test keeps the model, scripts it and looks into
 // it.
 //
-// It keeps a paged cache of tokens, written and read through each item's block table, each
-// token with a hash of all before it: a wrong table, a gap, a block that another sequence
-// wrote to, or a shared page of another beginning is kInternal and fails the test's
-// request. Of a block that it dropped it keeps the tokens, as a real runner keeps
+// It keeps a paged cache of tokens, written and read through each item's block table,
+// each token with a hash of all before it: a wrong table, a gap, a block that another
+// sequence wrote to, or a shared page of another beginning is kInternal and fails the
+// test's request. Of a block that it dropped it keeps the tokens, as a real runner keeps
 // means. Thread-safe, except that the functions are set before the first step.
 class FakeModel {
  public:
@@ -72,6 +72,10 @@ class FakeModel {
   // An item for which this is not OK fails with it, alone; null: none does.
   void set_fail_item(std::function<absl::Status(const StepItem&)> fail_item) {
     fail_item_ = std::move(fail_item);
+  }
+  // A step for which this is not OK fails as a whole, before anything of it is done.
+  void set_fail_step(std::function<absl::Status(const StepInput&)> fail_step) {
+    fail_step_ = std::move(fail_step);
   }
   // Called at the start of every step, e.g. to advance a FakeClock or to cancel a
   // request.
@@ -112,6 +116,7 @@ class FakeModel {
   AuditError audit_error_;
   Drop drop_;
   std::function<absl::Status(const StepItem&)> fail_item_;
+  std::function<absl::Status(const StepInput&)> fail_step_;
   std::function<void(const StepInput&)> on_step_;
 
   struct CacheSlot {

@@ -76,7 +76,7 @@ absl::Status Admission::CheckRoomLocked(const RequestShape& shape) const {
 
 absl::Status Admission::CheckDeadline(const RequestShape& shape,
                                       const TimeEstimate& estimate, const StepCost& cost,
-                                      absl::Time now) const {
+                                      absl::Time now, bool comes) const {
   if (options_.admission == AdmissionMode::kOff) return absl::OkStatus();
   RequestShape later = shape;
   later.prompt_tokens = shape.scheduling.later_prompt_tokens;
@@ -87,7 +87,7 @@ absl::Status Admission::CheckDeadline(const RequestShape& shape,
   }
   if (now + absl::Nanoseconds(end_ns) <= shape.deadline) return absl::OkStatus();
   if (options_.admission == AdmissionMode::kReport) {
-    reporter_.OnWouldRefuse();
+    if (comes) reporter_.OnWouldRefuse();
     return absl::OkStatus();
   }
   const auto round = [](absl::Duration d) {
@@ -103,13 +103,13 @@ absl::Status Admission::CheckDeadline(const RequestShape& shape,
 }
 
 absl::StatusOr<TimeEstimate> Admission::CheckLocked(const RequestShape& shape,
-                                                    absl::Time now) const {
+                                                    absl::Time now, bool comes) const {
   if (!shape.scheduling.admitted) QUIRE_RETURN_IF_ERROR(CheckRoomLocked(shape));
   ScheduleState state = StateLocked(now);
   const ScheduledRequest request = Newest(shape, now, state);
   const TimeEstimate estimate = estimator_.Estimate(schedule_, state, request);
   if (!shape.scheduling.admitted) {
-    QUIRE_RETURN_IF_ERROR(CheckDeadline(shape, estimate, state.cost, now));
+    QUIRE_RETURN_IF_ERROR(CheckDeadline(shape, estimate, state.cost, now, comes));
   }
   return estimate;
 }
@@ -117,12 +117,13 @@ absl::StatusOr<TimeEstimate> Admission::CheckLocked(const RequestShape& shape,
 absl::StatusOr<TimeEstimate> Admission::Check(const RequestShape& shape,
                                               absl::Time now) const {
   std::lock_guard lock(mutex_);
-  return CheckLocked(shape, now);
+  return CheckLocked(shape, now, /*comes=*/false);
 }
 
 absl::StatusOr<TimeEstimate> Admission::Take(const RequestShape& shape, absl::Time now) {
   std::lock_guard lock(mutex_);
-  QUIRE_ASSIGN_OR_RETURN(const TimeEstimate estimate, CheckLocked(shape, now));
+  QUIRE_ASSIGN_OR_RETURN(const TimeEstimate estimate,
+                         CheckLocked(shape, now, /*comes=*/true));
   incoming_.push_back(ScheduledOf(shape, now));
   return estimate;
 }

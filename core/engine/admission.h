@@ -42,10 +42,11 @@ class Admission {
   // With what came since, at this time. REQUIRES: mutex_ is held.
   ScheduleState StateLocked(absl::Time now) const;
   absl::Status CheckRoomLocked(const RequestShape& shape) const;
-  absl::StatusOr<TimeEstimate> CheckLocked(const RequestShape& shape,
-                                           absl::Time now) const;
+  // comes: the request is here, and not only asked about.
+  absl::StatusOr<TimeEstimate> CheckLocked(const RequestShape& shape, absl::Time now,
+                                           bool comes) const;
   absl::Status CheckDeadline(const RequestShape& shape, const TimeEstimate& estimate,
-                             const StepCost& cost, absl::Time now) const;
+                             const StepCost& cost, absl::Time now, bool comes) const;
 
   const EngineOptions& options_;
   const ScheduleOptions& schedule_;

@@ -157,8 +157,8 @@ void CallServices::Report(const CallContext& call, const absl::Status& status) {
   if (!call.model.empty()) fields.emplace_back("model", call.model);
   if (computes && status.ok()) {
     fields.emplace_back("prompt_tokens", call.usage.prompt_tokens);
-    fields.emplace_back("cached_tokens", call.usage.cached_tokens);
     fields.emplace_back("generated_tokens", call.usage.generated_tokens);
+    fields.emplace_back("cached_tokens", call.usage.cached_tokens);
     fields.emplace_back("queue_seconds", absl::ToDoubleSeconds(call.timings.queue));
     fields.emplace_back("prefill_seconds", absl::ToDoubleSeconds(call.timings.prefill));
     fields.emplace_back("decode_seconds", absl::ToDoubleSeconds(call.timings.decode));

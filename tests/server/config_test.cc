@@ -59,7 +59,7 @@ TEST(ConfigTest, DefaultsNeedOnlyAModel) {
 TEST(ConfigTest, FlagsWinOverEnvironmentOverFileOverDefaults) {
   const ConfigFile file(
       R"({"model": ["f"], "threads": 1, "chunk_tokens": 11, "max_waiting": 21,
-                            "drain_seconds": 1.5})");
+          "max_running": 9, "drain_seconds": 1.5})");
   const auto command =
       Parse({"--config", file.path(), "--threads", "3"}, {{"QUIRE_THREADS", "2"},
                                                           {"QUIRE_CHUNK_TOKENS", "12"},

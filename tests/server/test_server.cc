@@ -1,5 +1,6 @@
 #include "tests/server/test_server.h"
 
+#include <algorithm>
 #include <thread>
 #include <utility>
 
@@ -53,6 +54,12 @@ class CountingEngine final : public Engine {
     engine_->Cancel(id);
     ++cancels_;
   }
+  absl::Status CheckAdmission(const RequestShape& shape) const override {
+    return engine_->CheckAdmission(shape);
+  }
+  RequestEstimate Estimate(const RequestShape& shape) const override {
+    return engine_->Estimate(shape);
+  }
   void Drain(absl::Time deadline) override { engine_->Drain(deadline); }
   EngineStats stats() const override { return engine_->stats(); }
 
@@ -81,18 +88,29 @@ std::unique_ptr<ServedModel> MakeModel(const TestServerOptions& options, FakeMod
   model->text.stop_tokens = {0};
   model->parameters = CountParameters(model->text.config);
   model->compute_type = "float32";
-  const KvGeometry kv{.num_blocks = options.context_tokens / 64 * 4,
-                      .tokens_per_block = 64};
+  const int32_t blocks =
+      options.kv_blocks > 0 ? options.kv_blocks : options.context_tokens / 64 * 4;
+  const KvGeometry kv{.num_blocks = blocks, .tokens_per_block = 64};
   model->kv_cache_tokens = kv.capacity_tokens();
-  auto engine = Engine::Start({.kv = kv,
-                               .model = {kTestVocabulary, options.context_tokens},
-                               .chunk_tokens = options.chunk_tokens,
-                               .max_waiting = options.calls.max_waiting + 1,
-                               .block_bytes = kTestBlockBytes},
-                              fake.MakeRunner(), &observer, SystemClock());
+  model->limits = {.kv = kv,
+                   .model = {kTestVocabulary, options.context_tokens},
+                   .chunk_tokens = options.chunk_tokens,
+                   .max_running = options.calls.max_running,
+                   .max_waiting = options.calls.max_waiting,
+                   .max_waiting_tokens = options.max_waiting_tokens,
+                   .prefix_caching = options.prefix_caching,
+                   .admission = options.admission,
+                   .step_cost = options.step_cost,
+                   .block_bytes = kTestBlockBytes};
+  auto engine = Engine::Start(model->limits, fake.MakeRunner(), &observer, SystemClock());
   QUIRE_CHECK(engine.ok());
   model->text.engine = std::make_unique<CountingEngine>(*std::move(engine), cancels);
   return model;
+}
+
+TestServerOptions WithRunningCut(TestServerOptions options) {
+  options.calls.max_running = std::min(options.calls.max_running, options.chunk_tokens);
+  return options;
 }
 
 template <typename Detail>
@@ -109,7 +127,7 @@ std::optional<Detail> DetailOf(const grpc::Status& status) {
 }  // namespace
 
 TestServer::TestServer(TestServerOptions options)
-    : options_(options),
+    : options_(WithRunningCut(std::move(options))),
       fake_(kTestVocabulary),
       metrics_(registry_),
       step_metrics_(metrics_),
@@ -119,14 +137,14 @@ TestServer::TestServer(TestServerOptions options)
              log_lines_.push_back(line);
            }),
       engines_(state_),
-      services_(options.calls, state_, metrics_, log_, SystemClock()) {
-  auto server = GrpcServer::Start({"127.0.0.1:0", options.max_message_bytes}, services_);
+      services_(options_.calls, state_, metrics_, log_, SystemClock()) {
+  auto server = GrpcServer::Start({"127.0.0.1:0", options_.max_message_bytes}, services_);
   QUIRE_CHECK(server.ok());
   grpc_ = *std::move(server);
   const auto channel = NewChannel();
   inference_ = v1::InferenceService::NewStub(channel);
   models_ = v1::ModelService::NewStub(channel);
-  if (options.serve) Serve();
+  if (options_.serve) Serve();
 }
 
 TestServer::~TestServer() { fake_.Release(); }

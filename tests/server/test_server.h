@@ -26,7 +26,12 @@ struct TestServerOptions {
   CallServicesOptions calls;
   int32_t max_message_bytes = 4 << 20;
   int32_t context_tokens = 256;
-  int32_t chunk_tokens = 16;
+  int32_t chunk_tokens = 16;  // calls.max_running is cut to it
+  int32_t kv_blocks = 0;      // of 64 tokens; 0: four contexts
+  int64_t max_waiting_tokens = 1 << 20;
+  PrefixCaching prefix_caching = PrefixCaching::kOff;
+  AdmissionMode admission = AdmissionMode::kOff;
+  StepCost step_cost = DefaultStepCost();
   bool chat = true;
   bool begin_token = false;  // as if the tokenizer put token 1 before a text
   bool serve = true;         // false: still loading
@@ -40,6 +45,7 @@ class TestServer {
   ~TestServer();
 
   FakeModel& fake() { return fake_; }
+  Engine& engine() { return *state_.models()->models()[0]->text.engine; }
   const Tokenizer& tokenizer() const;
   ServingState& state() { return state_; }
   GrpcServer& grpc() { return *grpc_; }

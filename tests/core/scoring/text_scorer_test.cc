@@ -69,6 +69,8 @@ class TextScorerTest : public ::testing::Test {
     options.kv.tokens_per_block = 64;
     options.model = {kVocab, max_positions};
     options.chunk_tokens = chunk_tokens;
+    options.max_running = 4;
+    options.max_step = absl::ZeroDuration();  // steps as large as they may be
     engine_ = Engine::Start(options, model_.MakeRunner(), nullptr, clock_).value();
   }
 

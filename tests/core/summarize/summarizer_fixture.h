@@ -86,6 +86,7 @@ class SummarizerFixture : public ::testing::Test {
     options.kv = {.num_blocks = 1000, .tokens_per_block = 64};
     options.model = {kVocab, context_tokens};
     options.chunk_tokens = 64;
+    options.max_running = 4;
     model_->engine = Engine::Start(options, fake_.MakeRunner(), nullptr, clock_).value();
     return *model_;
   }

@@ -98,6 +98,7 @@ TEST_F(SummarizerTest, CancelStopsBetweenTwoSteps) {
     options.kv = {.num_blocks = 100, .tokens_per_block = 64};
     options.model = {8192, 300};
     options.chunk_tokens = 64;
+    options.max_running = 4;
     model.engine = Engine::Start(options, fake.MakeRunner(), nullptr, clock_).value();
     const absl::Status status = Summarize(model, Paragraphs(300), {.strategy = strategy},
                                           clock_, &cancellation, recorder_)

@@ -22,6 +22,11 @@ double WorkNs(const StepCost& cost, const ScheduledRequest& request) {
   return static_cast<double>(cost.Nanoseconds(features));
 }
 
+// Blocks that come free at its end; where they were not counted, as if none were shared.
+int64_t GivenBack(const ScheduledRequest& running) {
+  return running.freed_blocks > 0 ? running.freed_blocks : running.held_blocks;
+}
+
 int64_t ToNs(double ns) {
   return ns < 9e18 ? std::llround(ns) : std::numeric_limits<int64_t>::max();
 }
@@ -119,7 +124,7 @@ Fluid::Prompt Fluid::PromptOf(const ScheduledRequest& request) const {
   return {.request = &request,
           .rows = static_cast<double>(std::max(int64_t{1}, TokensLeft(request))),
           .ns = WorkNs(cost_, request),
-          .blocks = static_cast<double>(request.running ? request.freed_blocks : start)};
+          .blocks = static_cast<double>(request.running ? GivenBack(request) : start)};
 }
 
 // The tokens that are to be chosen yet; the last one never is in the cache.
@@ -135,7 +140,7 @@ void Fluid::AddRunning(const ScheduleState& state) {
     if (!request.running) continue;
     ++running_;
     if (Decodes(request)) {
-      BeginDecode(request, AnswerLeft(request), request.freed_blocks);
+      BeginDecode(request, AnswerLeft(request), static_cast<double>(GivenBack(request)));
     } else {
       line.Add(request);
     }

@@ -21,11 +21,13 @@ int64_t Percent(int64_t value, int32_t percent) {
 // Why a plan is never empty while something runs: a step has at least max_running rows,
 // so decodes leave at least a row for each prompt that runs, and the first prompt in line
 // gets a row whatever it costs. A decode misses its row only if it was preempted, and not
-// all that runs can be: the first in order of those that are not pinned is preempted only
-// for its own growth and only if it is the only one that is left. The others are pinned
-// then; they are never preempted and hold all blocks that they will ever need. If there
-// are no others, all blocks but its own are free, and as its max_tokens fit the cache, it
-// can grow.
+// all that runs is: whatever started last has a block to itself, that of its last known
+// token, as only blocks that were full before are shared. Let Z be that one, and G the
+// first in order that finds no block. If Z is pinned it stays. If Z is before G it stays,
+// because only what is behind a grower, or itself, is preempted for it; if Z is behind G,
+// its block is G's. If Z is G, its block is the next grower's, and what does not grow
+// stays. Nothing else runs: then all blocks but its own are free, and as its max_tokens
+// fit the cache, it can grow. (Pinned ones never grow: they start with all their blocks.)
 //
 // Why something starts while nothing runs: all blocks are free, no spare ones are asked
 // for, no long prompt has been begun, and the first in line gets its rows.

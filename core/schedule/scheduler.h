@@ -89,8 +89,10 @@ struct ScheduledRequest {
   bool whole = false;  // its prompt is read in one item, whatever the budget says
   int64_t sparse_from = kNeverSparse;
 
-  int32_t held_blocks = 0;   // running: in its block table
-  int32_t freed_blocks = 0;  // running: that would come free if it gave all back
+  int32_t held_blocks = 0;  // running: in its block table
+  // Running: blocks that would come free if it gave all back. May be left at 0 while
+  // free_blocks are enough for each that runs to take one more.
+  int32_t freed_blocks = 0;
   // Waiting: leading blocks that it would share with sequences that run.
   int32_t shared_blocks = 0;
 

@@ -115,6 +115,9 @@ TEST(EstimateTest, WhoLacksMemoryWaitsForTheFirstThatEnds) {
   // When the second is over: its 10 blocks are more than enough.
   EXPECT_GT(times.first_token_ns, 20 * 12 * kMs);
   EXPECT_LT(times.first_token_ns, (20 * 12 + 11 * 22) * kMs);
+  for (ScheduledRequest& request : state.requests) request.freed_blocks = 0;  // unknown
+  EXPECT_EQ(EstimateTimes(Options(), state, Waiting(3, 79), 100).first_token_ns,
+            times.first_token_ns);
 }
 
 TEST(EstimateTest, WhoLacksAPlaceWaitsForTheFirstThatEnds) {

@@ -80,6 +80,7 @@ absl::Status Admission::CheckDeadline(const RequestShape& shape,
   if (options_.admission == AdmissionMode::kOff) return absl::OkStatus();
   RequestShape later = shape;
   later.prompt_tokens = shape.scheduling.later_prompt_tokens;
+  later.cached_tokens = 0;
   later.new_tokens = shape.scheduling.later_new_tokens;
   int64_t end_ns = estimate.end_ns;
   if (later.prompt_tokens > 0) {
@@ -116,8 +117,12 @@ absl::StatusOr<TimeEstimate> Admission::CheckLocked(const RequestShape& shape,
 
 absl::StatusOr<TimeEstimate> Admission::Check(const RequestShape& shape,
                                               absl::Time now) const {
+  RequestShape best = shape;
+  if (options_.prefix_caching != PrefixCaching::kOff) {
+    best.cached_tokens = best.prompt_tokens - 1;
+  }
   std::lock_guard lock(mutex_);
-  return CheckLocked(shape, now, /*comes=*/false);
+  return CheckLocked(best, now, /*comes=*/false);
 }
 
 absl::StatusOr<TimeEstimate> Admission::Take(const RequestShape& shape, absl::Time now) {

@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -52,12 +54,18 @@ struct BatchRequest {
 ScheduledRequest ScheduledOf(const RequestShape& shape, absl::Time accepted);
 
 // All accepted requests with their cache blocks: turns the scheduler's plans into steps
-// and steps into cached pages. Knows no thread, no clock and no runner. Not thread-safe.
+// and steps into cached pages. Knows no clock and no runner. The engine thread's, but for
+// CachedTokens.
 class Batch {
  public:
   explicit Batch(const EngineOptions& options);
 
   BatchRequest& Add(std::unique_ptr<BatchRequest> request);
+  // Leading tokens of a text that the prefix cache has for this tenant, of at most
+  // `most`. Thread-safe; waits for a plan to be made, at most.
+  int64_t CachedTokens(const std::string& tenant, const AttentionOptions& attention,
+                       absl::Span<const TokenId> tokens, int64_t most) const;
+
   // Its blocks are free again; pages that others may want stay cached. `valid`: what it
   // has computed is what it says.
   std::unique_ptr<BatchRequest> Remove(RequestId id, bool valid);
@@ -100,7 +108,9 @@ class Batch {
  private:
   ScheduledRequest Scheduled(const BatchRequest& request, bool tight) const;
   PrefixCache::Found FindPrefix(const BatchRequest& request) const;
-  PrefixCache::Place RootOf(const BatchRequest& request) const;
+  PrefixCache::Found FindPrefix(uint64_t tenant_serial, const AttentionOptions& attention,
+                                absl::Span<const TokenId> tokens, int64_t most) const;
+  void PublishPages(BatchRequest& request);
   bool Publishes(BatchRequest& request) const;
   void Publish(BatchRequest& request, int64_t page, int64_t tokens);
   void Preempt(BatchRequest& request);
@@ -113,6 +123,7 @@ class Batch {
   const EngineOptions options_;
   const ScheduleOptions schedule_;
   BlockPool pool_;
+  mutable std::mutex mutex_;  // guards the next two against CachedTokens
   PrefixCache prefix_;
   Tenants tenants_;
   StepCostFit cost_;

@@ -130,9 +130,16 @@ absl::StatusOr<RequestId> BatchingEngine::Submit(EngineRequest request,
   QUIRE_CHECK(sink != nullptr);
   const absl::Time now = clock_.Now();
   QUIRE_RETURN_IF_ERROR(CheckRequest(request, options_, now));
-  const RequestShape shape = ShapeOf(request);
+  RequestShape shape = ShapeOf(request);
+  Sequence sequence = MakeSequence(std::move(request.work));
+  shape.cached_tokens = std::visit(
+      [&](const auto& s) {
+        return batch_.CachedTokens(shape.scheduling.tenant, shape.attention, s.known(),
+                                   s.cacheable_tokens());
+      },
+      sequence);
   auto accepted = std::make_unique<BatchRequest>(
-      BatchRequest{.sequence = MakeSequence(std::move(request.work)),
+      BatchRequest{.sequence = std::move(sequence),
                    .sink = std::move(sink),
                    .deadline = request.deadline,
                    .accepted = now,

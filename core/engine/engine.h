@@ -75,7 +75,8 @@ struct EngineStats {
 // What a request not yet made would be, as far as its cost goes.
 struct RequestShape {
   int64_t prompt_tokens = 1;
-  int64_t new_tokens = 0;  // at most; 0: scoring
+  int64_t cached_tokens = 0;  // of these, that the prefix cache has
+  int64_t new_tokens = 0;     // at most; 0: scoring
   AttentionOptions attention;
   absl::Time deadline = absl::InfiniteFuture();
   Scheduling scheduling;
@@ -164,8 +165,10 @@ class Engine {
   virtual absl::StatusOr<RequestId> Submit(EngineRequest request,
                                            std::unique_ptr<RequestSink> sink) = 0;
 
-  // Whether a request like this would be accepted now; errors as Submit's. Takes nothing:
-  // for callers that would have much to do before they could submit.
+  // Whether a request like this may be accepted now; errors as Submit's. Takes nothing:
+  // for callers that would have much to do before they could submit. What the prefix
+  // cache has of a text that is not known yet cannot be known either: where there is one,
+  // the deadline is only compared with what others still have to do.
   virtual absl::Status CheckAdmission(const RequestShape& shape) const = 0;
 
   virtual RequestEstimate Estimate(const RequestShape& shape) const = 0;

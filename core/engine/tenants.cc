@@ -49,6 +49,12 @@ uint32_t Tenants::NewEntry() {
   return static_cast<uint32_t>(oldest);
 }
 
+std::optional<uint64_t> Tenants::Find(const std::string& name) const {
+  const auto found = by_name_.find(name);
+  if (found == by_name_.end()) return std::nullopt;
+  return entries_[found->second].serial;
+}
+
 std::vector<int64_t> Tenants::served() const {
   std::vector<int64_t> served;
   served.reserve(entries_.size());

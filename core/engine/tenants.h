@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,9 @@ class Tenants {
   // as many Release as Acquire.
   uint32_t Acquire(const std::string& name);
   void Release(uint32_t tenant);
+
+  // The serial of a tenant that is remembered.
+  std::optional<uint64_t> Find(const std::string& name) const;
 
   void AddServed(uint32_t tenant, int64_t tokens) { entries_[tenant].served += tokens; }
 

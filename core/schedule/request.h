@@ -21,7 +21,7 @@ inline bool Decodes(const ScheduledRequest& request) {
 }
 
 inline bool IsLong(const ScheduleOptions& options, const ScheduledRequest& request) {
-  return request.prompt_tokens >= options.long_prompt_tokens;
+  return TokensLeft(request) >= options.long_prompt_tokens;
 }
 
 // Its prompt must still be read in one item.

@@ -21,8 +21,8 @@
 // that comes back to the least of those that are there.
 //
 // A step. All sequences that decode get their row. The rest of the budget, in rows and in
-// predicted time, goes to prompts that have begun, then to new ones. Prompts of at least
-// long_prompt_tokens are "long": at most max_long_prefills of them are begun at a time,
+// predicted time, goes to prompts that have begun, then to new ones. Prompts of which
+// at least long_prompt_tokens are left to read are "long": at most max_long_prefills of them are begun at a time,
 // and while short prompts take rows the long ones share a quarter of the budget; what the
 // short ones leave is theirs. So short prompts, begun or new, are given rows before long
 // ones. The first prompt in line gets min_chunk_tokens rows whatever they cost; if it is

@@ -21,7 +21,7 @@ constexpr int kEpisodes = 20;
 constexpr int kStepsOfEpisode = 5000;
 
 bool IsLong(const ScheduleOptions& options, const ScheduledRequest& request) {
-  return request.prompt_tokens >= options.long_prompt_tokens;
+  return request.known_tokens - request.computed_tokens >= options.long_prompt_tokens;
 }
 
 bool Decodes(const ScheduledRequest& request) {

@@ -236,10 +236,10 @@ TEST_F(SchedulerTest, AtMostSoManyLongPromptsAreBegunAtATime) {
 
 TEST_F(SchedulerTest, ShortOnesPassLongOnesThatWaitForTheirPlace) {
   options_.max_long_prefills = 1;
-  Add(Begun(1, 200, 100, 1));
+  Add(Begun(1, 400, 100, 1));
   Add(Waiting(2, 200, 2));
   Add(Waiting(3, 10, 3));
-  EXPECT_THAT(Plan().items, ElementsAre(Start(3, 10, 1), Item(1, 54, 13)));
+  EXPECT_THAT(Plan().items, ElementsAre(Start(3, 10, 1), Item(1, 54, 26)));
 }
 
 TEST_F(SchedulerTest, ALongOneThatDecodesTakesNoPlaceOfALongPrompt) {
@@ -257,11 +257,22 @@ TEST_F(SchedulerTest, WhileShortOnesTakeRowsLongOnesShareAQuarter) {
 }
 
 TEST_F(SchedulerTest, WhatShortOnesLeaveIsForTheLongOnes) {
-  Add(Begun(1, 300, 290, 1));
+  Add(Begun(1, 300, 90, 1));
   Add(Begun(2, 300, 100, 2));
   Add(Begun(3, 20, 0, 3));
+  EXPECT_THAT(Plan().items, ElementsAre(Item(3, 20, 2), Item(1, 44, 19)));
+}
+
+TEST_F(SchedulerTest, WhatIsLeftToReadMakesAPromptLong) {
+  options_.max_long_prefills = 1;
+  Add(Begun(1, 300, 101, 2));  // 199 left
+  Add(Begun(2, 300, 100, 1));
+  ScheduledRequest& cached = Add(Waiting(3, 300, 3));
+  cached.computed_tokens = 150;
+  EXPECT_THAT(Plan().items, ElementsAre(Item(1, 48, 19), Item(2, 16, 19)));
+  options_.step_tokens = 300;
   EXPECT_THAT(Plan().items,
-              ElementsAre(Item(3, 20, 2), Item(1, 10, 19), Item(2, 34, 19)));
+              ElementsAre(Item(1, 199, 19), Start(3, 26, 19), Item(2, 75, 19)));
 }
 
 TEST_F(SchedulerTest, AlonelyLongOneTakesAll) {
@@ -345,11 +356,11 @@ TEST_F(SchedulerTest, AWholeShortPromptDoesNotWaitForLongOnes) {
 
 TEST_F(SchedulerTest, AWholeLongPromptWaitsForLongOnesAndLetsNoOtherBegin) {
   options_.max_long_prefills = 3;
-  Add(Begun(1, 300, 290, 1));
+  Add(Begun(1, 300, 100, 1));
   Add(Waiting(2, 250, 2)).whole = true;
   Add(Waiting(3, 250, 3));
   Add(Waiting(4, 10, 4));
-  EXPECT_THAT(Plan().items, ElementsAre(Start(4, 10, 1), Item(1, 10, 19)));
+  EXPECT_THAT(Plan().items, ElementsAre(Start(4, 10, 1), Item(1, 54, 19)));
   state_.requests.erase(state_.requests.begin());
   EXPECT_THAT(Plan().items, ElementsAre(Start(4, 10, 1), Start(2, 250, 16)));
 }

@@ -52,7 +52,6 @@ StepItem GenerateSequence::Plan(int64_t rows) {
 absl::StatusOr<std::optional<FinishReason>> GenerateSequence::Commit(StepResult result,
                                                                      RequestSink& sink) {
   const bool prompt_chunk = !prompt_computed();
-  const bool news = computed_ + planned_ > furthest_;
   const bool sampled = computed_ + planned_ == tokens_.size();
   if (result.sampled.has_value() != sampled) {
     return absl::InternalError(sampled ? "the model runner sampled no token"
@@ -62,8 +61,9 @@ absl::StatusOr<std::optional<FinishReason>> GenerateSequence::Commit(StepResult 
   recomputed_ += Recomputed(computed_, planned_, furthest_);
   computed_ += std::exchange(planned_, 0);
   furthest_ = std::max(furthest_, computed_);
-  if (prompt_chunk && news) {
-    usage_.prompt_tokens = static_cast<int64_t>(std::min(computed_, prompt_size_));
+  const auto prompt_done = static_cast<int64_t>(std::min(computed_, prompt_size_));
+  if (prompt_done > usage_.prompt_tokens) {
+    usage_.prompt_tokens = prompt_done;
     sink.OnProgress(usage_.prompt_tokens, static_cast<int64_t>(prompt_size_));
   }
   if (!sampled) return std::nullopt;

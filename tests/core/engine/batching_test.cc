@@ -240,29 +240,40 @@ EngineRequest RandomRequest(std::mt19937& random) {
   const auto pick = [&](auto n) { return static_cast<int32_t>(random() % n); };
   AttentionOptions attention{.mode = static_cast<AttentionMode>(pick(4))};
   attention.min_sparse_tokens = 200;
-  if (pick(3) == 0) attention.max_error = 0.5f;
-  std::vector<TokenId> tokens = Tokens(2 + pick(40) + 180 * (pick(4) == 0), 30 * pick(3));
-  EngineRequest request =
-      pick(3) == 0 ? Score(std::move(tokens)) : Generate(std::move(tokens), 1 + pick(60));
+  if (pick(6) == 0) attention.max_error = 0.5f;
+  std::vector<TokenId> tokens =
+      Tokens(2 + pick(20) + 190 * (pick(10) == 0), 30 * pick(3));
+  EngineRequest request = pick(3) == 0 ? Score(std::move(tokens))
+                                       : Generate(std::move(tokens), 30 + pick(60));
   return WithAttention(OfTenant(std::move(request), absl::StrCat(pick(3))), attention);
 }
 
-// Whatever happens: cancels, failing items, steps that fail, preemptions, cached pages.
-TEST_F(BatchingTest, TheStepsAddUpToTheRequests) {
-  RecordingObserver observer;
-  options_.kv.num_blocks = 72;
-  options_.model.max_positions = 400;
-  options_.prefix_caching = PrefixCaching::kShared;
-  model_.set_audit_error([](const AttentionOptions&) { return 0.7; });
-  model_.set_fail_item([](const StepItem& item) {
-    return item.begin == 24 ? absl::DataLossError("page") : absl::OkStatus();
-  });
-  model_.FailStep(20, absl::UnavailableError("cable"));
-  model_.set_on_step([this](const StepInput& input) {
-    clock_.Advance(absl::Seconds(1));
-    if (model_.num_steps() % 12 == 0) engine_->Cancel(input.items.back().id);
-  });
-  Start(&observer);
+class StepReportTest : public BatchingFixture,
+                       public testing::WithParamInterface<PrefixCaching> {
+ protected:
+  // Cancels, failing items, a step that fails, preemptions, eps lowered.
+  void SetUp() override {
+    options_.kv.num_blocks = 75;
+    options_.model.max_positions = 400;
+    options_.prefix_caching = GetParam();
+    model_.set_audit_error([](const AttentionOptions&) { return 0.7; });
+    model_.set_fail_item([](const StepItem& item) {
+      return static_cast<uint64_t>(item.id) % 10 == 0 && item.begin >= 24
+                 ? absl::DataLossError("page")
+                 : absl::OkStatus();
+    });
+    model_.FailStep(20, absl::UnavailableError("cable"));
+    model_.set_on_step([this](const StepInput& input) {
+      clock_.Advance(absl::Seconds(1));
+      if (model_.num_steps() % 12 == 0) engine_->Cancel(input.items.back().id);
+    });
+    Start(&observer_);
+  }
+
+  RecordingObserver observer_;
+};
+
+TEST_P(StepReportTest, TheStepsAddUpToTheRequests) {
   std::mt19937 random(11);
   std::vector<EngineRequest> requests;
   for (int i = 0; i < 50; ++i) requests.push_back(RandomRequest(random));
@@ -276,22 +287,27 @@ TEST_F(BatchingTest, TheStepsAddUpToTheRequests) {
     decode += finished.attention.decode;
   }
   engine_->Drain(absl::InfiniteFuture());
-  const Sums sums = SumOf(observer.steps());
+  const Sums sums = SumOf(observer_.steps());
   EXPECT_EQ(sums.prompt_tokens, usage.prompt_tokens - usage.cached_tokens);
   EXPECT_EQ(sums.generated_tokens, usage.generated_tokens);
-  EXPECT_GT(usage.cached_tokens, 0);
-  EXPECT_GT(sums.recomputed_tokens, 0);
   ExpectSame(sums.prefill, prefill);
   ExpectSame(sums.decode, decode);
+  const bool off = GetParam() == PrefixCaching::kOff;
+  EXPECT_EQ(usage.cached_tokens > 0, !off);
+  EXPECT_TRUE(!off || sums.recomputed_tokens > 0);
   const EngineStats stats = engine_->stats();
-  EXPECT_EQ(stats.steps, static_cast<int64_t>(observer.steps().size()));
+  EXPECT_EQ(stats.steps, static_cast<int64_t>(observer_.steps().size()));
   EXPECT_EQ(stats.prompt_tokens, sums.prompt_tokens);
   EXPECT_EQ(stats.generated_tokens, sums.generated_tokens);
   EXPECT_EQ(stats.cached_tokens, usage.cached_tokens);
-  EXPECT_EQ(stats.preemptions, static_cast<int64_t>(observer.preempted().size()));
-  EXPECT_EQ(observer.ends().size(), 51u);
+  EXPECT_GT(stats.preemptions, 0);
+  EXPECT_EQ(stats.preemptions, static_cast<int64_t>(observer_.preempted().size()));
+  EXPECT_EQ(observer_.ends().size(), 51u);
   ExpectAllBlocksBack();
 }
+
+INSTANTIATE_TEST_SUITE_P(WithAndWithoutACache, StepReportTest,
+                         testing::Values(PrefixCaching::kOff, PrefixCaching::kShared));
 
 }  // namespace
 }  // namespace quire

@@ -134,6 +134,55 @@ TEST_F(SequenceTest, WrongResultsAreInternalErrors) {
   EXPECT_THAT(record_->events(), IsEmpty());
 }
 
+// After a preemption one item may read the prompt, the answer so far and go on.
+TEST_F(SequenceTest, WhatIsComputedAgainIsNotToldAgain) {
+  GenerateSequence sequence({.prompt = {10, 11, 12}, .max_new_tokens = 3});
+  sequence.Plan(3);
+  ASSERT_TRUE(sequence.Commit(Sampled(20), sink_).ok());
+  sequence.StartAt(0);
+  const StepItem item = sequence.Plan(4);
+  EXPECT_THAT(item.tokens, ElementsAre(10, 11, 12, 20));
+  EXPECT_TRUE(item.sample);
+  EXPECT_FALSE(item.last_chunk);
+  EXPECT_EQ(item.sample_step, 1);
+  EXPECT_THAT(item.history, ElementsAre(20));
+  ASSERT_TRUE(sequence.Commit(Sampled(21), sink_).ok());
+  EXPECT_THAT(record_->events(), ElementsAre("progress 3/3", "token 20", "token 21"));
+  EXPECT_EQ(sequence.usage(), (Usage{.prompt_tokens = 3, .generated_tokens = 2}));
+  EXPECT_EQ(sequence.recomputed_tokens(), 3);
+}
+
+TEST_F(SequenceTest, AScoreGoesOnBehindWhatItToldBefore) {
+  ScoreSequence sequence({.tokens = {10, 11, 12, 13, 14, 15}, .first = 2});
+  sequence.Plan(3);
+  ASSERT_TRUE(sequence.Commit(Scored({12, 13}), sink_).ok());
+  EXPECT_EQ(sequence.cacheable_tokens(), 3);
+  sequence.StartAt(1);
+  StepItem item = sequence.Plan(2);
+  EXPECT_EQ(item.begin, 1);
+  EXPECT_THAT(item.targets, IsEmpty());
+  ASSERT_TRUE(sequence.Commit({}, sink_).ok());
+  item = sequence.Plan(2);
+  EXPECT_THAT(item.targets, ElementsAre(14, 15));
+  EXPECT_EQ(*sequence.Commit(Scored({14, 15}), sink_), FinishReason::kScored);
+  EXPECT_THAT(record_->events(), ElementsAre("progress 3/5", "scores 12 13",
+                                             "progress 5/5", "scores 14 15"));
+  EXPECT_EQ(sequence.usage(), (Usage{.prompt_tokens = 5}));
+  EXPECT_EQ(sequence.recomputed_tokens(), 2);
+}
+
+TEST_F(SequenceTest, CachedTokensCountOnceHoweverOftenItStarts) {
+  GenerateSequence sequence({.prompt = {10, 11, 12, 13}, .max_new_tokens = 3});
+  EXPECT_EQ(sequence.cacheable_tokens(), 3);
+  sequence.StartAt(2);
+  sequence.Plan(1);
+  ASSERT_TRUE(sequence.Commit({}, sink_).ok());
+  sequence.StartAt(0);
+  sequence.StartAt(3);
+  EXPECT_EQ(sequence.usage(), (Usage{.prompt_tokens = 3, .cached_tokens = 2}));
+  EXPECT_THAT(record_->events(), ElementsAre("progress 3/4"));
+}
+
 TEST(RequestTest, UsageAndTimingsAddUp) {
   Usage usage{.prompt_tokens = 1, .cached_tokens = 2, .generated_tokens = 3};
   usage += {.prompt_tokens = 10, .cached_tokens = 20, .generated_tokens = 30};

@@ -92,9 +92,6 @@ BatchRequest& Batch::Add(std::unique_ptr<BatchRequest> request) {
   r.scheduled.id = r.id;
   r.scheduled.tenant = tenants_.Acquire(r.scheduling.tenant);
   r.lease = pool_.Lease();
-  const PrefixCache::Found found = FindPrefix(r);
-  r.cached_hint = found.tokens;
-  for (const BlockId block : found.blocks) r.shared_hint += pool_.holders(block) > 0;
   by_id_[static_cast<uint64_t>(r.id)] = &r;
   requests_.push_back(std::move(request));
   return r;
@@ -136,9 +133,8 @@ void Batch::Release(BatchRequest& request, bool valid) {
 
 void Batch::Preempt(BatchRequest& request) {
   Release(request, /*valid=*/true);
-  const PrefixCache::Found found = FindPrefix(request);
-  request.cached_hint = found.tokens;
-  request.shared_hint = 0;
+  // What the step takes may be evicted from what was just given back.
+  request.look_up = true;
   StartAt(request, 0);
   ++request.preemptions;
   ++preemptions_;
@@ -243,6 +239,15 @@ ScheduleState Batch::StateAt(absl::Time now) const {
   return state;
 }
 
+void Batch::LookUp(BatchRequest& request) {
+  const PrefixCache::Found found = FindPrefix(request);
+  request.look_up = false;
+  request.cached_hint = found.tokens;
+  request.shared_hint = 0;
+  for (const BlockId block : found.blocks)
+    request.shared_hint += pool_.holders(block) > 0;
+}
+
 // Room for the sequence, beginning with what the prefix cache has of it.
 absl::Status Batch::Begin(BatchRequest& request, int32_t blocks) {
   const PrefixCache::Found found = FindPrefix(request);
@@ -279,12 +284,8 @@ absl::Status Batch::Begin(BatchRequest& request, int32_t blocks) {
 absl::Status Batch::TakeBlocks(BatchRequest& request, const PlannedItem& item) {
   if (!item.starts) return request.lease.GrowTo(item.blocks);
   absl::Status status = Begin(request, item.blocks);
-  if (!status.ok()) {
-    // Less is shared, or more is held for copies, than was thought.
-    const PrefixCache::Found found = FindPrefix(request);
-    request.cached_hint = found.tokens;
-    request.shared_hint = 0;
-  }
+  // Less is shared, or more is held for copies, than was thought.
+  if (!status.ok()) request.look_up = true;
   return status;
 }
 
@@ -315,6 +316,9 @@ Batch::Planned Batch::Plan(absl::Time now) {
   std::lock_guard lock(mutex_);
   Planned planned;
   if (!PlanAlone(planned)) {
+    for (const auto& request : requests_) {
+      if (!request->running && request->look_up) LookUp(*request);
+    }
     planned.state = StateAt(now);
     planned.plan = PlanStep(schedule_, planned.state);
     for (const RequestId id : planned.plan.preempt) Preempt(*Find(id));

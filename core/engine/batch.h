@@ -44,6 +44,7 @@ struct BatchRequest {
   PrefixCache::Place place;  // behind its last page that is in the prefix cache
   int32_t shared_pages = 0;  // leading pages up to there
   bool publishes = false;    // its pages may go to the prefix cache
+  bool look_up = true;       // waiting: the next two are to be found
   int64_t cached_hint = 0;   // waiting: tokens that the prefix cache had for it
   int32_t shared_hint = 0;   // waiting: of their blocks, those that others hold
   int64_t alone_rows = 0;    // > 0: its item of so many rows is to be tried alone
@@ -111,6 +112,7 @@ class Batch {
   PrefixCache::Found FindPrefix(uint64_t tenant_serial, const AttentionOptions& attention,
                                 absl::Span<const TokenId> tokens, int64_t most) const;
   void PublishPages(BatchRequest& request);
+  void LookUp(BatchRequest& request);
   bool Publishes(BatchRequest& request) const;
   void Publish(BatchRequest& request, int64_t page, int64_t tokens);
   void Preempt(BatchRequest& request);

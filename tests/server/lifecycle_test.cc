@@ -167,7 +167,7 @@ TEST_F(SlowReaderTest, IsBrokenOffIfItNeverReadsAgain) {
 }
 
 TEST(OverloadTest, OneCallMoreIsRefusedAtOnce) {
-  TestServer server({.calls = {.max_waiting = 2}});
+  TestServer server({.calls = {.max_running = 1, .max_waiting = 2}});
   server.fake().Block();
   std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
   std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>>> readers;
@@ -189,9 +189,10 @@ TEST(OverloadTest, OneCallMoreIsRefusedAtOnce) {
   EXPECT_LT(absl::Now() - start, absl::Seconds(1));
   EXPECT_EQ(refused.status.error_code(), grpc::RESOURCE_EXHAUSTED);
   EXPECT_EQ(refused.status.error_message(),
-            "max_waiting is 2 and as many calls wait already");
+            "max_running is 1 and max_waiting 2; as many calls are in work already");
   EXPECT_EQ(Reason(refused.status), "WAITING_ROOM_FULL");
-  EXPECT_EQ(RetrySeconds(refused.status), 1);
+  EXPECT_GE(RetrySeconds(refused.status), 0.1);
+  EXPECT_LE(RetrySeconds(refused.status), 60);
   EXPECT_EQ(
       server.Metric("quire_admission_rejections_total{reason=\"waiting_room_full\"}"), 1);
 

@@ -118,6 +118,8 @@ BatchRequest* Batch::Find(RequestId id) {
 
 void Batch::Release(BatchRequest& request, bool valid) {
   if (!request.running) return;
+  // What was to be copied for it never was: it has computed nothing.
+  valid &= std::erase_if(copies_, [&](const auto& c) { return c.id == request.id; }) == 0;
   if (valid) PublishPages(request);
   // What a page holds at its end is worth keeping too: a conversation goes on there.
   const int64_t rest =
@@ -267,8 +269,9 @@ absl::Status Batch::Begin(BatchRequest& request, int32_t blocks) {
     QUIRE_RETURN_IF_ERROR(lease.GrowTo(blocks));
   }
   if (!tail.blocks().empty()) {
-    copies_.push_back({found.tail, lease.blocks()[static_cast<size_t>(whole)]});
-    copy_sources_.push_back(std::move(tail));
+    copies_.push_back({.id = request.id,
+                       .copy = {found.tail, lease.blocks()[static_cast<size_t>(whole)]},
+                       .source = std::move(tail)});
   }
   request.lease = std::move(lease);
   request.place = found.place;
@@ -331,7 +334,9 @@ Batch::Planned Batch::Plan(absl::Time now) {
     }
   }
   planned.features.steps = planned.input.items.empty() ? 0 : 1;
-  planned.input.copies = copies_;
+  for (const PendingCopy& pending : copies_) {
+    planned.input.copies.push_back(pending.copy);
+  }
   planned.input.released = released_;
   return planned;
 }
@@ -341,7 +346,6 @@ Batch::Planned Batch::Plan(absl::Time now) {
 void Batch::Succeeded(const Planned& planned, absl::Duration elapsed) {
   released_.clear();
   copies_.clear();
-  copy_sources_.clear();
   cost_.Add(planned.features, absl::ToInt64Nanoseconds(elapsed));
 }
 

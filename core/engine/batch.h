@@ -107,6 +107,11 @@ class Batch {
   int64_t preemptions() const { return preemptions_; }
 
  private:
+  struct PendingCopy {
+    RequestId id{};  // for whom
+    BlockCopy copy;
+    BlockLease source;  // held until then
+  };
   ScheduledRequest Scheduled(const BatchRequest& request, bool tight) const;
   PrefixCache::Found FindPrefix(const BatchRequest& request) const;
   PrefixCache::Found FindPrefix(uint64_t tenant_serial, const AttentionOptions& attention,
@@ -134,11 +139,9 @@ class Batch {
   int32_t running_ = 0;
   int64_t preemptions_ = 0;
   int32_t to_try_alone_ = 0;
-  // Not yet seen by a step that succeeded: who is over, and copies of cached tails, whose
-  // sources are held until then.
+  // Not yet seen by a step that succeeded: who is over, and copies of cached tails.
   std::vector<RequestId> released_;
-  std::vector<BlockCopy> copies_;
-  std::vector<BlockLease> copy_sources_;
+  std::vector<PendingCopy> copies_;
 };
 
 }  // namespace quire

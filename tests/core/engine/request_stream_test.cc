@@ -2,9 +2,11 @@
 
 #include <atomic>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/core/engine/engine_fixture.h"
@@ -69,6 +71,37 @@ TEST_F(RequestStreamTest, ScoresArriveChunkByChunk) {
   const auto stream = Open({.work = ScoreRequest{.tokens = {1, 2, 3, 4, 5, 6, 7}}});
   EXPECT_THAT(ReadAll(*stream), ElementsAre("progress 4/6", "scores 4", "progress 6/6",
                                             "scores 2", "finished OK"));
+}
+
+TEST_F(RequestStreamTest, NextAllGivesWhatThereIs) {
+  const auto stream = Open(Generate({10, 11}, 3));
+  engine_->Drain(absl::InfiniteFuture());
+  std::vector<std::string> events;
+  for (const RequestEvent& event : stream->NextAll()) events.push_back(Describe(event));
+  EXPECT_THAT(events, ElementsAre("progress 2/2", "token 12 -0.625", "token 13 -0.75",
+                                  "token 14 -0.875", "finished OK"));
+}
+
+TEST_F(RequestStreamTest, ASleeperHearsOfTheEndAtOnce) {
+  const auto stream = Open(Generate({10}, 60));
+  const absl::Time start = absl::Now();
+  std::vector<RequestEvent> events = stream->NextAll(absl::Seconds(100));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(50));
+  ASSERT_EQ(events.size(), 62u);
+  EXPECT_EQ(Describe(events.back()), "finished OK");
+}
+
+TEST_F(RequestStreamTest, ASleeperGetsWhatCameMeanwhile) {
+  model_.Block();
+  const auto stream = Open(Generate({10}, 1));
+  model_.WaitUntilBlocked();
+  std::thread later([this] {
+    absl::SleepFor(absl::Milliseconds(20));
+    model_.Release();
+  });
+  // There is nothing when the pause ends: waits on.
+  EXPECT_GE(stream->NextAll(absl::Milliseconds(1)).size(), 1u);
+  later.join();
 }
 
 TEST_F(RequestStreamTest, OpenReturnsTheEnginesRefusal) {

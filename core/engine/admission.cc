@@ -201,6 +201,22 @@ void Admission::LearnFirstToken(BatchRequest& request, absl::Time now) {
       estimator_.LearnFirstToken(request.estimate.first_token_ns, now - request.accepted);
 }
 
+void Admission::LearnLate(BatchRequest& request, absl::Time now) {
+  std::lock_guard lock(mutex_);
+  const absl::Duration passed = now - request.accepted;
+  const auto late = [&](int64_t estimated_ns) {
+    return passed > absl::Nanoseconds(estimated_ns);
+  };
+  const TimeEstimate& estimate = request.estimate;
+  if (!request.prefilled && late(estimate.first_token_ns)) {
+    request.first_token_ratio =
+        estimator_.LearnFirstToken(estimate.first_token_ns, passed);
+  }
+  if (late(estimate.end_ns)) {
+    request.end_ratio = estimator_.LearnEnd(estimate.end_ns, passed);
+  }
+}
+
 void Admission::LearnEnd(BatchRequest& request, int64_t generated, absl::Time now) {
   std::lock_guard lock(mutex_);
   if (request.scheduled.samples) {

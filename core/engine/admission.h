@@ -37,6 +37,9 @@ class Admission {
   // The request's prompt was read, or it ended well: sets its ratios.
   void LearnFirstToken(BatchRequest& request, absl::Time now);
   void LearnEnd(BatchRequest& request, int64_t generated, absl::Time now);
+  // It ran out of time: its times are at least those until now. Without these only what
+  // was quick would be learned from.
+  void LearnLate(BatchRequest& request, absl::Time now);
 
  private:
   // With what came since, at this time. REQUIRES: mutex_ is held.

@@ -331,6 +331,7 @@ void BatchingEngine::Finish(RequestId id, absl::Status status, FinishReason reas
   const std::unique_ptr<BatchRequest> request = batch_.Remove(
       id, status.ok() || absl::IsCancelled(status) || absl::IsDeadlineExceeded(status));
   if (status.ok()) admission_.LearnEnd(*request, UsageOf(*request).generated_tokens, now);
+  if (absl::IsDeadlineExceeded(status)) admission_.LearnLate(*request, now);
   const AttentionReceipt& receipt = std::visit(
       [](auto& s) -> const AttentionReceipt& { return s.attention().receipt(); },
       request->sequence);

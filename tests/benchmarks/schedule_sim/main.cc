@@ -15,8 +15,40 @@
 namespace quire::sim {
 namespace {
 
+// Who waited, read and wrote in each step: what timeline.py draws.
+class Timeline {
+ public:
+  explicit Timeline(const std::string& path) {
+    if (path.empty()) return;
+    file_.open(path);
+    file_ << "seconds,request,tenant,priority,state,rows\n";
+  }
+
+  void Add(const TraceEntry& entry) {
+    if (!file_.is_open()) return;
+    if (first_ns_ < 0) first_ns_ = entry.state.now_ns;
+    for (const ScheduledRequest& request : entry.state.requests) {
+      int32_t rows = 0;
+      for (const PlannedItem& item : entry.plan.items) {
+        if (item.id == request.id) rows = item.rows;
+      }
+      const bool read = request.computed_tokens >= request.prompt_tokens;
+      const char* state = rows == 0 ? (request.running ? "paused" : "waiting")
+                          : read    ? "decode"
+                                    : "prefill";
+      file_ << static_cast<double>(entry.state.now_ns - first_ns_) * 1e-9 << ','
+            << static_cast<uint64_t>(request.id) << ',' << request.tenant << ','
+            << request.priority << ',' << state << ',' << rows << '\n';
+    }
+  }
+
+ private:
+  std::ofstream file_;
+  int64_t first_ns_ = -1;
+};
+
 // Recorded decisions (quire-server --schedule-trace) are made again and compared.
-int Replay(const std::string& path) {
+int Replay(const std::string& path, const std::string& timeline_path) {
   std::ifstream file(path);
   std::string line;
   if (!std::getline(file, line)) {
@@ -28,6 +60,7 @@ int Replay(const std::string& path) {
     std::cerr << path << ":1: " << options.status().message() << "\n";
     return 1;
   }
+  Timeline timeline(timeline_path);
   int64_t same = 0, different = 0;
   for (int64_t number = 2; std::getline(file, line); ++number) {
     const auto entry = ParseTraceEntry(line);
@@ -35,6 +68,7 @@ int Replay(const std::string& path) {
       std::cerr << path << ":" << number << ": " << entry.status().message() << "\n";
       return 1;
     }
+    timeline.Add(*entry);
     (PlanStep(*options, entry->state) == entry->plan ? same : different) += 1;
   }
   std::printf("{\"plans\": %lld, \"different\": %lld}\n",
@@ -49,10 +83,11 @@ int Main(int argc, char** argv) {
       "cost model instead of a model.");
   ArrivalOptions arrivals;
   SimulationOptions options;
-  std::string process = "poisson", routing = "least-load", file, replay;
+  std::string process = "poisson", routing = "least-load", file, replay, timeline;
   int64_t cache_tokens = 131072, chunk_tokens = 512;
   StepCost& cost = options.replica.cost = DefaultStepCost();
   app.add_option("--replay", replay, "a recorded schedule trace: plan again, compare");
+  app.add_option("--timeline", timeline, "CSV of who ran when, with --replay");
   app.add_option("--arrivals", file, "CSV file instead of made-up arrivals");
   app.add_option("--process", process)->check(CLI::IsMember({"poisson", "bursts"}));
   app.add_option("--rate", arrivals.per_second, "requests a second")
@@ -88,7 +123,7 @@ int Main(int argc, char** argv) {
   app.add_option("--sparse-row-ps", cost.sparse_row_ps);
   app.add_option("--scanned-column-ps", cost.scanned_column_ps);
   CLI11_PARSE(app, argc, argv);
-  if (!replay.empty()) return Replay(replay);
+  if (!replay.empty()) return Replay(replay, timeline);
   if (process == "bursts") arrivals.process = Process::kBursts;
   if (routing == "prefix-affine") options.routing = Routing::kPrefixAffine;
   ScheduleOptions& schedule = options.replica.schedule;

@@ -61,20 +61,6 @@ EngineOptions ToEngineOptions(const ServerOptions& options, const KvGeometry& kv
           .admission = options.admission_mode()};
 }
 
-// A cache that holds no whole request of a useful size is a mistake.
-absl::Status CheckCache(const LoadedRunner& loaded, const ModelConfig& config,
-                        const ServerOptions& options) {
-  const int64_t tokens = loaded.kv.capacity_tokens();
-  const int64_t least = std::min(options.min_context_tokens, config.max_positions);
-  if (tokens >= least) return absl::OkStatus();
-  const int64_t bytes_per_token = loaded.kv_cache_bytes / std::max<int64_t>(1, tokens);
-  return absl::InvalidArgumentError(
-      absl::StrCat("kv_cache_bytes is ", loaded.kv_cache_bytes, ", which holds ", tokens,
-                   " tokens; it must hold at least ", least, " (min_context_tokens ",
-                   options.min_context_tokens, ", the model's context ",
-                   config.max_positions, "), about ", least * bytes_per_token, " bytes"));
-}
-
 // Engine, after what it costs to compute was measured.
 absl::Status StartEngine(LoadedRunner loaded, const ServerOptions& options,
                          EngineObserver& observer, ServedModel& model) {
@@ -106,7 +92,8 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadModel(const std::string& folder
   model->kv_cache_tokens = loaded.kv.capacity_tokens();
   QUIRE_ASSIGN_OR_RETURN(model->begin_tokens, BeginTokens(model->text.tokenizer));
   ModelConfig& config = model->text.config;
-  QUIRE_RETURN_IF_ERROR(CheckCache(loaded, config, options));
+  QUIRE_RETURN_IF_ERROR(options.CheckCache(loaded.kv_cache_bytes, model->kv_cache_tokens,
+                                           config.max_positions));
   // What the cache cannot hold is no context: windows and refusals follow from this
   // number.
   config.max_positions = static_cast<int32_t>(

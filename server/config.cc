@@ -1,6 +1,7 @@
 #include "server/config.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <limits>
@@ -349,6 +350,18 @@ absl::Status ServerOptions::Validate() const {
   QUIRE_RETURN_IF_ERROR(CheckAddress("listen", listen));
   return http_listen.empty() ? absl::OkStatus()
                              : CheckAddress("http_listen", http_listen);
+}
+
+absl::Status ServerOptions::CheckCache(int64_t bytes, int64_t tokens,
+                                       int64_t context_tokens) const {
+  const int64_t least = std::min<int64_t>(min_context_tokens, context_tokens);
+  if (tokens >= least) return absl::OkStatus();
+  const int64_t bytes_per_token = bytes / std::max<int64_t>(1, tokens);
+  return absl::InvalidArgumentError(
+      absl::StrCat("kv_cache_bytes is ", bytes, ", which holds ", tokens,
+                   " tokens; it must hold at least ", least, ", about ",
+                   least * bytes_per_token, " bytes: min_context_tokens is ",
+                   min_context_tokens, " and the model's context ", context_tokens));
 }
 
 PrefixCaching ServerOptions::prefix_caching() const {

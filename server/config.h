@@ -54,6 +54,10 @@ struct ServerOptions {
 
   // kInvalidArgument: "max_waiting is 0; it must be in [1, 10000]".
   absl::Status Validate() const;
+  // Whether a model's cache of so many bytes and tokens holds a request of a useful size:
+  // min_context_tokens, or the model's context if that is smaller. kInvalidArgument names
+  // both sizes.
+  absl::Status CheckCache(int64_t bytes, int64_t tokens, int64_t context_tokens) const;
   // REQUIRES: valid.
   AttentionOptions attention() const;
   PrefixCaching prefix_caching() const;

@@ -95,6 +95,58 @@ TEST(ConfigTest, AttentionOfRequestsThatSayNothing) {
   }
 }
 
+TEST(ConfigTest, OptionsOfTheEngine) {
+  const ServerOptions unset = Parse({"--model", "a"})->options;
+  EXPECT_EQ(unset.max_running, 256);
+  EXPECT_EQ(unset.max_waiting, 64);
+  EXPECT_EQ(unset.max_waiting_tokens, 1 << 20);
+  EXPECT_EQ(unset.long_prompt_tokens, 4096);
+  EXPECT_EQ(unset.max_long_prefills, 2);
+  EXPECT_EQ(unset.decode_stretch_percent, 180);
+  EXPECT_EQ(unset.max_step_seconds, 0.25);
+  EXPECT_EQ(unset.prefix_caching(), PrefixCaching::kPerTenant);
+  EXPECT_EQ(unset.admission_mode(), AdmissionMode::kReport);
+  EXPECT_EQ(unset.stream_interval_ms, 10);
+  EXPECT_EQ(unset.min_context_tokens, 1024);
+  EXPECT_EQ(unset.price_per_device_hour, 0);
+  EXPECT_EQ(unset.schedule_trace, "");
+  const ConfigFile file(R"({"model": "f", "max_running": 8, "max_waiting_tokens": 5000,
+      "long_prompt_tokens": 100, "max_long_prefills": 1, "decode_stretch_percent": 250,
+      "max_step_seconds": 0, "stream_interval_ms": 0, "min_context_tokens": 64,
+      "price_per_device_hour": 2.5, "schedule_trace": "t.txt"})");
+  const ServerOptions set = Parse({"--config", file.path(), "--prefix-cache", "shared"},
+                                  {{"QUIRE_ADMISSION", "enforce"}})
+                                ->options;
+  EXPECT_EQ(set.max_running, 8);
+  EXPECT_EQ(set.max_waiting_tokens, 5000);
+  EXPECT_EQ(set.long_prompt_tokens, 100);
+  EXPECT_EQ(set.max_long_prefills, 1);
+  EXPECT_EQ(set.decode_stretch_percent, 250);
+  EXPECT_EQ(set.max_step_seconds, 0);
+  EXPECT_EQ(set.stream_interval_ms, 0);
+  EXPECT_EQ(set.min_context_tokens, 64);
+  EXPECT_EQ(set.price_per_device_hour, 2.5);
+  EXPECT_EQ(set.schedule_trace, "t.txt");
+  EXPECT_EQ(set.prefix_caching(), PrefixCaching::kShared);
+  EXPECT_EQ(set.admission_mode(), AdmissionMode::kEnforce);
+  EXPECT_EQ(Parse({"--model", "a", "--prefix-cache", "off"})->options.prefix_caching(),
+            PrefixCaching::kOff);
+  EXPECT_EQ(Parse({"--model", "a", "--admission", "off"})->options.admission_mode(),
+            AdmissionMode::kOff);
+}
+
+TEST(ConfigTest, ACacheThatHoldsNoUsefulRequestIsRefusedWithBothSizes) {
+  const ServerOptions options = Parse({"--model", "a"})->options;
+  EXPECT_TRUE(options.CheckCache(1 << 20, 1024, 32768).ok());
+  EXPECT_TRUE(options.CheckCache(1 << 20, 512, 512).ok());  // the model's whole context
+  EXPECT_EQ(options.CheckCache(512'000, 512, 32768),
+            absl::InvalidArgumentError(
+                "kv_cache_bytes is 512000, which holds 512 tokens; it must hold at least "
+                "1024, about 1024000 bytes: min_context_tokens is 1024 and the model's "
+                "context 32768"));
+  EXPECT_EQ(options.CheckCache(0, 0, 32768).code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST(ConfigTest, ModelsComeFromRepeatedFlagsAListOrAPath) {
   EXPECT_THAT(Parse({"--model", "a", "--model", "b"})->options.model,
               ElementsAre("a", "b"));
@@ -150,6 +202,31 @@ TEST(ConfigTest, WrongValuesAreNamedWithTheirLimit) {
        "drain_seconds is \"nan\" (--drain-seconds); it must be a number in [0, 86400]"},
       {{"--chunk-tokens", "1", "--chunk-tokens", "2"},
        "chunk_tokens is given more than once (--chunk-tokens); it must be given once"},
+      {{"--max-running", "0"},
+       "max_running is 0 (--max-running); it must be in [1, 1024]"},
+      {{"--max-running", "513"},
+       "chunk_tokens is 512; it must be >= max_running, which is 513"},
+      {{"--chunk-tokens", "255"},
+       "chunk_tokens is 255; it must be >= max_running, which is 256"},
+      {{"--max-waiting-tokens", "0"},
+       "max_waiting_tokens is 0 (--max-waiting-tokens); it must be in [1, "
+       "1000000000000]"},
+      {{"--decode-stretch-percent", "100"},
+       "decode_stretch_percent is 100 (--decode-stretch-percent); it must be in [101, "
+       "100000]"},
+      {{"--max-step-seconds", "-0.5"},
+       "max_step_seconds is -0.5 (--max-step-seconds); it must be in [0, 3600]"},
+      {{"--prefix-cache", "on"},
+       "prefix_cache is 'on'; it must be one of off, tenant, shared"},
+      {{"--admission", "strict"},
+       "admission is 'strict'; it must be one of off, report, enforce"},
+      {{"--stream-interval-ms", "10001"},
+       "stream_interval_ms is 10001 (--stream-interval-ms); it must be in [0, 10000]"},
+      {{"--min-context-tokens", "0"},
+       "min_context_tokens is 0 (--min-context-tokens); it must be in [1, 2147483647]"},
+      {{"--price-per-device-hour", "-1"},
+       "price_per_device_hour is -1.0 (--price-per-device-hour); it must be in [0, "
+       "1000000]"},
       {{"--compute", "int8"},
        "compute is 'int8'; it must be one of auto, float32, bfloat16"},
       {{"--attention-mode", "sparse"},

@@ -9,6 +9,8 @@
 #include <fstream>
 #include <string>
 
+#include "absl/time/clock.h"
+#include "prometheus/text_serializer.h"
 #include "server/config.h"
 #include "server/observability/http_endpoint.h"
 #include "tests/server/test_server.h"
@@ -144,6 +146,115 @@ TEST_F(HttpEndpointTest, CountsAKnownSetOfCalls) {
   EXPECT_EQ(is("quire_requests_running{model=\"tiny\"}"), 0);
   EXPECT_EQ(is("quire_kv_cache_usage_ratio{model=\"tiny\"}"), 0);
   EXPECT_EQ(is("quire_build_info{version=\"" QUIRE_VERSION "\"}"), 1);
+}
+
+TEST_F(HttpEndpointTest, CountsTheEnginesSteps) {
+  // What takes no time has no ratio.
+  server_.fake().set_on_step(
+      [](const StepInput&) { absl::SleepFor(absl::Milliseconds(3)); });
+  MakeSomeCalls(server_);
+  const auto is = [&](const std::string& series) { return server_.Metric(series); };
+  // Two answers of 5 steps, one text of one: one sequence each.
+  EXPECT_EQ(is("quire_batch_sequences_count"), 11);
+  EXPECT_EQ(is("quire_batch_sequences_sum"), 11);
+  EXPECT_EQ(is("quire_batch_sequences_bucket{le=\"1\"}"), 11);
+  EXPECT_EQ(is("quire_engine_step_seconds_count"), 11);
+  EXPECT_EQ(is("quire_estimate_error_ratio_count{event=\"first_token\"}"), 3);
+  EXPECT_EQ(is("quire_estimate_error_ratio_count{event=\"end\"}"), 3);
+  // There from the start, so that rates over them are right for the first one too.
+  for (const char* series :
+       {"quire_wasted_tokens_total{stage=\"queue\"}",
+        "quire_wasted_tokens_total{stage=\"prefill\"}",
+        "quire_wasted_tokens_total{stage=\"decode\"}", "quire_preemptions_total",
+        "quire_would_refuse_total", "quire_prefix_cached_tokens_total",
+        "quire_recomputed_tokens_total",
+        "quire_admission_rejections_total{reason=\"deadline_unreachable\"}",
+        "quire_admission_rejections_total{reason=\"request_too_large\"}",
+        "quire_kv_cache_cached_ratio{model=\"tiny\"}",
+        "quire_prefill_backlog_seconds{model=\"tiny\"}",
+        "quire_tenants{model=\"tiny\"}"}) {
+    EXPECT_EQ(is(series), 0) << series;
+  }
+}
+
+// What an engine reports, without an engine.
+class StepMetricsTest : public testing::Test {
+ protected:
+  double Value(const std::string& series) const {
+    const std::string page = prometheus::TextSerializer().Serialize(registry_.Collect());
+    const size_t at = page.find("\n" + series + " ");
+    return at == std::string::npos ? -1 : std::stod(page.substr(at + series.size() + 2));
+  }
+
+  prometheus::Registry registry_;
+  Metrics metrics_{registry_};
+  StepMetrics observer_{metrics_};
+};
+
+TEST_F(StepMetricsTest, AStepWithPromptsAndAnswersOfSeveralModes) {
+  const absl::Duration gaps[] = {absl::Milliseconds(3), absl::Milliseconds(30)};
+  StepReport step{.elapsed = absl::Milliseconds(7),
+                  .sequences = 5,
+                  .prompt_tokens = 100,
+                  .generated_tokens = 3,
+                  .recomputed_tokens = 11,
+                  .inter_token = gaps};
+  const auto set = [](AttentionStats& stats, int64_t macs) {
+    stats.work.attention_macs = macs;
+    stats.work.selection_macs = 2;
+    stats.work.dense_macs = 10 * macs;
+    stats.work.attention_bytes = 7;
+    stats.work.dense_bytes = 70;
+    stats.selection_seconds = 0.25;
+  };
+  set(step.prefill[static_cast<int>(AttentionMode::kDense)], 100);
+  set(step.prefill[static_cast<int>(AttentionMode::kRefined)], 200);
+  set(step.decode[static_cast<int>(AttentionMode::kAuto)], 400);
+  observer_.OnStep(step);
+  EXPECT_EQ(Value("quire_prompt_tokens_total"), 100);
+  EXPECT_EQ(Value("quire_generated_tokens_total"), 3);
+  EXPECT_EQ(Value("quire_recomputed_tokens_total"), 11);
+  EXPECT_EQ(Value("quire_batch_sequences_sum"), 5);
+  EXPECT_EQ(Value("quire_engine_step_seconds_sum"), 0.007);
+  EXPECT_EQ(Value("quire_inter_token_latency_seconds_count"), 2);
+  EXPECT_EQ(Value("quire_inter_token_latency_seconds_sum"), 0.033);
+  EXPECT_EQ(Value("quire_attention_flops_total{mode=\"dense\",phase=\"prefill\"}"), 204);
+  EXPECT_EQ(Value("quire_attention_flops_total{mode=\"refined\",phase=\"prefill\"}"),
+            404);
+  EXPECT_EQ(Value("quire_attention_flops_total{mode=\"auto\",phase=\"decode\"}"), 804);
+  EXPECT_EQ(Value("quire_attention_flops_total{mode=\"dense\",phase=\"decode\"}"), 0);
+  EXPECT_EQ(Value("quire_attention_flops_dense_equivalent_total{phase=\"prefill\"}"),
+            6000);
+  EXPECT_EQ(Value("quire_kv_bytes_read_total{phase=\"prefill\"}"), 14);
+  EXPECT_EQ(Value("quire_kv_bytes_read_dense_equivalent_total{phase=\"decode\"}"), 70);
+  EXPECT_EQ(Value("quire_attention_macs_total{mode=\"refined\",part=\"selection\","
+                  "phase=\"prefill\"}"),
+            2);
+  EXPECT_EQ(Value("quire_selection_seconds_total"), 0.75);
+}
+
+TEST_F(StepMetricsTest, ARequestThatIsOver) {
+  const AttentionReceipt receipt;
+  observer_.OnFinished({.code = absl::StatusCode::kCancelled,
+                        .stage = RequestStage::kDecode,
+                        .started = true,
+                        .usage = {.prompt_tokens = 50, .cached_tokens = 40},
+                        .attention = receipt,
+                        .wasted_tokens = 17,
+                        .preemptions = 2,
+                        .first_token_ratio = 1.05,
+                        .end_ratio = 0});
+  observer_.OnWouldRefuse();
+  EXPECT_EQ(Value("quire_wasted_tokens_total{stage=\"decode\"}"), 17);
+  EXPECT_EQ(Value("quire_wasted_tokens_total{stage=\"prefill\"}"), 0);
+  EXPECT_EQ(Value("quire_preemptions_total"), 2);
+  EXPECT_EQ(Value("quire_prefix_cached_tokens_total"), 40);
+  EXPECT_EQ(Value("quire_would_refuse_total"), 1);
+  EXPECT_EQ(Value("quire_estimate_error_ratio_bucket{event=\"first_token\",le=\"1\"}"),
+            0);
+  EXPECT_EQ(Value("quire_estimate_error_ratio_bucket{event=\"first_token\",le=\"1.1\"}"),
+            1);
+  EXPECT_EQ(Value("quire_estimate_error_ratio_count{event=\"end\"}"), 0);  // not known
 }
 
 TEST_F(HttpEndpointTest, ProcessMetricsAreThoseOfThisProcess) {

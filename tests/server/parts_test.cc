@@ -10,10 +10,12 @@
 #include <string>
 #include <vector>
 
+#include "core/schedule/trace.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "server/model_registry.h"
 #include "server/observability/log.h"
+#include "server/observability/schedule_trace.h"
 #include "server/port_file.h"
 #include "server/rpc/progress.h"
 #include "server/rpc/span_sums.h"
@@ -246,6 +248,68 @@ TEST(ParametersTest, CountsEveryWeightOnce) {
   config.qkv_bias = true;
   config.qk_norm = true;
   EXPECT_EQ(CountParameters(config), 1600 + 2 * (layer + 16 + 8) + 8);
+}
+
+// ------------------------------------------------------------------------- schedule
+// trace
+
+class ScheduleTraceTest : public testing::Test {
+ protected:
+  ScheduleTraceTest()
+      : log_(Log::Format::kJson, LogLevel::kInfo,
+             [this](const std::string& line) { lines_.push_back(line); }) {}
+  ~ScheduleTraceTest() override { std::remove(path_.c_str()); }
+
+  std::vector<std::string> Written() const {
+    std::ifstream file(path_);
+    std::vector<std::string> lines;
+    for (std::string line; std::getline(file, line);) lines.push_back(line);
+    return lines;
+  }
+
+  const std::string path_ = testing::TempDir() + "quire_schedule_trace";
+  std::vector<std::string> lines_;
+  Log log_;
+  const ScheduleOptions options_{.kv = {.num_blocks = 8, .tokens_per_block = 64}};
+};
+
+TEST_F(ScheduleTraceTest, HoldsTheOptionsAndEveryDecision) {
+  ScheduleState state{.now_ns = 7, .free_blocks = 8, .served_tokens = {0}};
+  const StepPlan plan{.items = {{.id = RequestId{3}, .rows = 5, .blocks = 1}}};
+  {
+    const auto trace = ScheduleTrace::Open(path_, log_).value();
+    trace->Add(options_, state, plan);
+    state.now_ns = 9;
+    trace->Add(options_, state, {});
+  }
+  const std::vector<std::string> written = Written();
+  ASSERT_EQ(written.size(), 3u);
+  EXPECT_EQ(written[0], FormatTraceOptions(options_));
+  const TraceEntry first = ParseTraceEntry(written[1]).value();
+  EXPECT_EQ(first.state.now_ns, 7);
+  EXPECT_EQ(first.plan, plan);
+  EXPECT_EQ(ParseTraceEntry(written[2])->state, state);
+  EXPECT_TRUE(lines_.empty());
+}
+
+TEST_F(ScheduleTraceTest, EndsWithAWholeLineAndSaysSoOnce) {
+  const ScheduleState state{.free_blocks = 8};
+  const int64_t line = static_cast<int64_t>(FormatTraceEntry({state, {}}).size()) + 1;
+  const int64_t head = static_cast<int64_t>(FormatTraceOptions(options_).size()) + 1;
+  {
+    const auto trace = ScheduleTrace::Open(path_, log_, head + 2 * line + 1).value();
+    for (int i = 0; i < 5; ++i) trace->Add(options_, state, {});
+  }
+  EXPECT_EQ(Written().size(), 3u);
+  ASSERT_EQ(lines_.size(), 1u);
+  EXPECT_THAT(lines_[0], HasSubstr("schedule_trace ended"));
+  EXPECT_THAT(lines_[0], HasSubstr("\"reason\":\"max_bytes\""));
+}
+
+TEST_F(ScheduleTraceTest, AFileThatCannotBeWrittenIsRefused) {
+  EXPECT_EQ(ScheduleTrace::Open("/nonexistent/trace", log_).status(),
+            absl::InvalidArgumentError(
+                "schedule_trace is '/nonexistent/trace'; it cannot be written"));
 }
 
 TEST(RegistryTest, RefusesNoModel) {

@@ -11,6 +11,7 @@
 #include "core/base/clock.h"
 #include "tests/support/fake_clock.h"
 #include "tests/support/fake_runner.h"
+#include "tests/support/scheduling_recorder.h"
 
 namespace quire {
 namespace {
@@ -153,12 +154,49 @@ TEST_P(WindowTest, GivesWhatOneWindowGives) {
   }
 }
 
+// The plan says what is read.
+TEST_P(WindowTest, IsPlanned) {
+  const WindowCase& c = GetParam();
+  int64_t windows = 0, read = 0;
+  for (const ScoreWindows& alike : PlanScoreWindows(c.tokens, c.context, c.overlap)) {
+    windows += alike.count;
+    read += alike.count * alike.read_tokens;
+  }
+  EXPECT_EQ(windows, c.windows);
+  EXPECT_EQ(read, c.read - c.windows);
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Grid, WindowTest,
     ::testing::Values(WindowCase{101, 100, 25, 2, 126}, WindowCase{175, 100, 25, 2, 200},
                       WindowCase{176, 100, 25, 3, 226},
                       WindowCase{1000, 128, 127, 873, 872 * 127 + 1000},
                       WindowCase{1000, 128, 1, 8, 1007}, WindowCase{7, 2, 1, 6, 12}));
+
+TEST_F(TextScorerTest, PlansOneWindowAndNone) {
+  EXPECT_THAT(PlanScoreWindows(100, 100, 0),
+              ::testing::ElementsAre(ScoreWindows{.read_tokens = 99}));
+  EXPECT_THAT(PlanScoreWindows(300, 100, 0),
+              ::testing::ElementsAre(ScoreWindows{.read_tokens = 99, .count = 3},
+                                     ScoreWindows{.read_tokens = 74}));
+  EXPECT_THAT(PlanScoreWindows(1, 100, 0), ::testing::IsEmpty());
+}
+
+TEST_F(TextScorerTest, TheFirstWindowTellsOfTheOthersWhichAreAdmitted) {
+  std::vector<Scheduling> seen;
+  SchedulingRecorder recorder(*engine_, seen);
+  const TextScoreOptions options{.overlap_tokens = 25,
+                                 .scheduling = {.priority = 2, .tenant = "acme"}};
+  ASSERT_TRUE(ScoreText(recorder, 100, Text(176), options, nullptr, *recorder_).ok());
+  ASSERT_EQ(seen.size(), 3u);
+  for (size_t i = 0; i < seen.size(); ++i) {
+    EXPECT_EQ(seen[i].priority, 2);
+    EXPECT_EQ(seen[i].tenant, "acme");
+    EXPECT_EQ(seen[i].admitted, i > 0);
+    EXPECT_EQ(seen[i].later_new_tokens, 0);
+    EXPECT_EQ(seen[i].later_prompt_tokens, i == 0 ? 99 + 25 : 0);
+  }
+}
 
 TEST_F(TextScorerTest, DefaultOverlapIsAQuarter) {
   const TextScoreResult result = Score(300, 100, 0).value();

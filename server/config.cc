@@ -42,8 +42,9 @@ struct Field {
   Strings choices = {};
 };
 
-const std::vector<Field>& Fields() {
-  static const auto& fields = *new std::vector<Field>{
+// What is served, where, and how it reads.
+std::vector<Field> ModelFields() {
+  return {
       {"model", "model folder; may be repeated, the first is the default",
        &Options::model},
       {"listen", "host:port of gRPC; port 0 takes a free one", &Options::listen},
@@ -60,8 +61,6 @@ const std::vector<Field>& Fields() {
        {"auto", "float32", "bfloat16"}},
       {"kv_cache_bytes", "memory for keys and values of each model; 0: from free memory",
        &Options::kv_cache_bytes, 0, 65536 * kGiB},
-      {"chunk_tokens", "tokens of one step, all requests together; >= max_running",
-       &Options::chunk_tokens, 1, 65536},
       {"attention_mode",
        "auto, dense, faithful or refined, for requests that do not say",
        &Options::attention_mode,
@@ -76,6 +75,14 @@ const std::vector<Field>& Fields() {
       {"attention_min_sparse_tokens",
        "their least visible tokens for sparse reading; -1: the mode's own",
        &Options::attention_min_sparse_tokens, -1, std::numeric_limits<int32_t>::max()},
+  };
+}
+
+// What is computed when.
+std::vector<Field> EngineFields() {
+  return {
+      {"chunk_tokens", "tokens of one step, all requests together; >= max_running",
+       &Options::chunk_tokens, 1, 65536},
       {"max_running", "calls that a model computes at a time", &Options::max_running, 1,
        1024},
       {"max_waiting", "calls that may wait beyond those", &Options::max_waiting, 1, 1000},
@@ -103,14 +110,20 @@ const std::vector<Field>& Fields() {
        0,
        0,
        {"off", "report", "enforce"}},
-      {"stream_interval_ms", "least time between two pieces of text; 0: one a token",
-       &Options::stream_interval_ms, 0, 10000},
       {"min_context_tokens", "least tokens that kv_cache_bytes must hold",
        &Options::min_context_tokens, 1, std::numeric_limits<int32_t>::max()},
-      {"price_per_device_hour", "USD, for estimates of cost; 0: not set",
-       &Options::price_per_device_hour, 0, 1e6},
       {"schedule_trace", "file of the scheduler's decisions; empty: none",
        &Options::schedule_trace},
+  };
+}
+
+// What calls may do, and what is told of them.
+std::vector<Field> ServiceFields() {
+  return {
+      {"stream_interval_ms", "least time between two pieces of text; 0: one a token",
+       &Options::stream_interval_ms, 0, 10000},
+      {"price_per_device_hour", "USD, for estimates of cost; 0: not set",
+       &Options::price_per_device_hour, 0, 1e6},
       {"max_message_bytes", "largest gRPC message", &Options::max_message_bytes, 1024,
        std::numeric_limits<int32_t>::max()},
       {"max_text_bytes", "longest text of one request, all pieces together",
@@ -129,6 +142,16 @@ const std::vector<Field>& Fields() {
        0,
        {"debug", "info", "warning", "error"}},
   };
+}
+
+const std::vector<Field>& Fields() {
+  static const auto& fields = *[] {
+    auto* all = new std::vector<Field>;
+    for (std::vector<Field> group : {ModelFields(), EngineFields(), ServiceFields()}) {
+      all->insert(all->end(), group.begin(), group.end());
+    }
+    return all;
+  }();
   return fields;
 }
 

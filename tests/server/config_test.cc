@@ -183,72 +183,71 @@ struct WrongCase {
   const char* error;
 };
 
+const std::vector<WrongCase> kWrongCases = {
+    {{"--threads", "-1"}, "threads is -1 (--threads); it must be in [0, 1024]"},
+    {{"--threads", "two"},
+     "threads is \"two\" (--threads); it must be an integer in [0, 1024]"},
+    {{"--threads", "1.5"},
+     "threads is \"1.5\" (--threads); it must be an integer in [0, 1024]"},
+    {{"--threads", "99999999999999999999"},
+     "threads is \"99999999999999999999\" (--threads); it must be an integer in [0, "
+     "1024]"},
+    {{"--max-waiting", "0"}, "max_waiting is 0 (--max-waiting); it must be in [1, 1000]"},
+    {{"--max-message-bytes", "2147483648"},
+     "max_message_bytes is 2147483648 (--max-message-bytes); it must be in [1024, "
+     "2147483647]"},
+    {{"--drain-seconds", "nan"},
+     "drain_seconds is \"nan\" (--drain-seconds); it must be a number in [0, 86400]"},
+    {{"--chunk-tokens", "1", "--chunk-tokens", "2"},
+     "chunk_tokens is given more than once (--chunk-tokens); it must be given once"},
+    {{"--max-running", "0"}, "max_running is 0 (--max-running); it must be in [1, 1024]"},
+    {{"--max-running", "513"},
+     "chunk_tokens is 512; it must be >= max_running, which is 513"},
+    {{"--chunk-tokens", "255"},
+     "chunk_tokens is 255; it must be >= max_running, which is 256"},
+    {{"--max-waiting-tokens", "0"},
+     "max_waiting_tokens is 0 (--max-waiting-tokens); it must be in [1, "
+     "1000000000000]"},
+    {{"--decode-stretch-percent", "100"},
+     "decode_stretch_percent is 100 (--decode-stretch-percent); it must be in [101, "
+     "100000]"},
+    {{"--max-step-seconds", "-0.5"},
+     "max_step_seconds is -0.5 (--max-step-seconds); it must be in [0, 3600]"},
+    {{"--prefix-cache", "on"},
+     "prefix_cache is 'on'; it must be one of off, tenant, shared"},
+    {{"--admission", "strict"},
+     "admission is 'strict'; it must be one of off, report, enforce"},
+    {{"--stream-interval-ms", "10001"},
+     "stream_interval_ms is 10001 (--stream-interval-ms); it must be in [0, 10000]"},
+    {{"--min-context-tokens", "0"},
+     "min_context_tokens is 0 (--min-context-tokens); it must be in [1, 2147483647]"},
+    {{"--price-per-device-hour", "-1"},
+     "price_per_device_hour is -1.0 (--price-per-device-hour); it must be in [0, "
+     "1000000]"},
+    {{"--compute", "int8"},
+     "compute is 'int8'; it must be one of auto, float32, bfloat16"},
+    {{"--attention-mode", "sparse"},
+     "attention_mode is 'sparse'; it must be one of auto, dense, faithful, refined"},
+    {{"--attention-eps", "1.5"},
+     "attention_eps is 1.5 (--attention-eps); it must be in [0, 1]"},
+    {{"--attention-max-error", "nan"},
+     "attention_max_error is \"nan\" (--attention-max-error); it must be a number in "
+     "[0, 1]"},
+    {{"--attention-min-sparse-tokens", "-2"},
+     "attention_min_sparse_tokens is -2 (--attention-min-sparse-tokens); it must be in "
+     "[-1, 2147483647]"},
+    {{"--log-format", "xml"}, "log_format is 'xml'; it must be one of json, text"},
+    {{"--listen", "localhost"},
+     "listen is 'localhost'; it must be host:port with a port in [0, 65535]"},
+    {{"--listen", "::1:80"},
+     "listen is '::1:80'; it must be host:port with a port in [0, 65535]"},
+    {{"--http-listen", "a:65536"},
+     "http_listen is 'a:65536'; it must be host:port with a port in [0, 65535]"},
+    {{"--model", ""}, "model is ''; it must name a folder"},
+};
+
 TEST(ConfigTest, WrongValuesAreNamedWithTheirLimit) {
-  const std::vector<WrongCase> cases = {
-      {{"--threads", "-1"}, "threads is -1 (--threads); it must be in [0, 1024]"},
-      {{"--threads", "two"},
-       "threads is \"two\" (--threads); it must be an integer in [0, 1024]"},
-      {{"--threads", "1.5"},
-       "threads is \"1.5\" (--threads); it must be an integer in [0, 1024]"},
-      {{"--threads", "99999999999999999999"},
-       "threads is \"99999999999999999999\" (--threads); it must be an integer in [0, "
-       "1024]"},
-      {{"--max-waiting", "0"},
-       "max_waiting is 0 (--max-waiting); it must be in [1, 1000]"},
-      {{"--max-message-bytes", "2147483648"},
-       "max_message_bytes is 2147483648 (--max-message-bytes); it must be in [1024, "
-       "2147483647]"},
-      {{"--drain-seconds", "nan"},
-       "drain_seconds is \"nan\" (--drain-seconds); it must be a number in [0, 86400]"},
-      {{"--chunk-tokens", "1", "--chunk-tokens", "2"},
-       "chunk_tokens is given more than once (--chunk-tokens); it must be given once"},
-      {{"--max-running", "0"},
-       "max_running is 0 (--max-running); it must be in [1, 1024]"},
-      {{"--max-running", "513"},
-       "chunk_tokens is 512; it must be >= max_running, which is 513"},
-      {{"--chunk-tokens", "255"},
-       "chunk_tokens is 255; it must be >= max_running, which is 256"},
-      {{"--max-waiting-tokens", "0"},
-       "max_waiting_tokens is 0 (--max-waiting-tokens); it must be in [1, "
-       "1000000000000]"},
-      {{"--decode-stretch-percent", "100"},
-       "decode_stretch_percent is 100 (--decode-stretch-percent); it must be in [101, "
-       "100000]"},
-      {{"--max-step-seconds", "-0.5"},
-       "max_step_seconds is -0.5 (--max-step-seconds); it must be in [0, 3600]"},
-      {{"--prefix-cache", "on"},
-       "prefix_cache is 'on'; it must be one of off, tenant, shared"},
-      {{"--admission", "strict"},
-       "admission is 'strict'; it must be one of off, report, enforce"},
-      {{"--stream-interval-ms", "10001"},
-       "stream_interval_ms is 10001 (--stream-interval-ms); it must be in [0, 10000]"},
-      {{"--min-context-tokens", "0"},
-       "min_context_tokens is 0 (--min-context-tokens); it must be in [1, 2147483647]"},
-      {{"--price-per-device-hour", "-1"},
-       "price_per_device_hour is -1.0 (--price-per-device-hour); it must be in [0, "
-       "1000000]"},
-      {{"--compute", "int8"},
-       "compute is 'int8'; it must be one of auto, float32, bfloat16"},
-      {{"--attention-mode", "sparse"},
-       "attention_mode is 'sparse'; it must be one of auto, dense, faithful, refined"},
-      {{"--attention-eps", "1.5"},
-       "attention_eps is 1.5 (--attention-eps); it must be in [0, 1]"},
-      {{"--attention-max-error", "nan"},
-       "attention_max_error is \"nan\" (--attention-max-error); it must be a number in "
-       "[0, 1]"},
-      {{"--attention-min-sparse-tokens", "-2"},
-       "attention_min_sparse_tokens is -2 (--attention-min-sparse-tokens); it must be in "
-       "[-1, 2147483647]"},
-      {{"--log-format", "xml"}, "log_format is 'xml'; it must be one of json, text"},
-      {{"--listen", "localhost"},
-       "listen is 'localhost'; it must be host:port with a port in [0, 65535]"},
-      {{"--listen", "::1:80"},
-       "listen is '::1:80'; it must be host:port with a port in [0, 65535]"},
-      {{"--http-listen", "a:65536"},
-       "http_listen is 'a:65536'; it must be host:port with a port in [0, 65535]"},
-      {{"--model", ""}, "model is ''; it must name a folder"},
-  };
-  for (const WrongCase& wrong : cases) {
+  for (const WrongCase& wrong : kWrongCases) {
     std::vector<std::string> arguments = {"--model", "m"};
     arguments.insert(arguments.end(), wrong.arguments.begin(), wrong.arguments.end());
     EXPECT_EQ(ErrorOf(arguments), wrong.error);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
@@ -12,19 +13,6 @@ namespace {
 
 // What GetLoad tells the delay of.
 constexpr int64_t kShortPromptTokens = 64;
-
-// The request as the newest of a tenant that nobody has heard of.
-ScheduledRequest Newest(const RequestShape& shape, absl::Time now, ScheduleState& state) {
-  ScheduledRequest request = ScheduledOf(shape, now);
-  request.id = RequestId{std::numeric_limits<uint64_t>::max()};
-  request.tenant = static_cast<uint32_t>(state.served_tokens.size());
-  int64_t least = std::numeric_limits<int64_t>::max();
-  for (const ScheduledRequest& other : state.requests) {
-    least = std::min(least, state.served_tokens[other.tenant]);
-  }
-  state.served_tokens.push_back(state.requests.empty() ? 0 : least);
-  return request;
-}
 
 }  // namespace
 
@@ -40,22 +28,51 @@ Admission::Admission(const EngineOptions& options, const ScheduleOptions& schedu
 
 // ---------------------------------------------------------------------------- coming in
 
-ScheduleState Admission::StateLocked(absl::Time now) const {
-  ScheduleState state = state_;
-  state.now_ns = absl::ToUnixNanos(now);
-  // Requests that have come since are of tenants with no tokens served yet, as far as is
-  // known here.
-  const auto tenant = static_cast<uint32_t>(state.served_tokens.size());
-  if (!incoming_.empty()) state.served_tokens.push_back(0);
-  for (ScheduledRequest request : incoming_) {
-    request.tenant = tenant;
-    state.requests.push_back(request);
+Admission::View Admission::ViewLocked(absl::Time now) const {
+  View view{.state = state_};
+  view.state.now_ns = absl::ToUnixNanos(now);
+  view.active.resize(view.state.served_tokens.size());
+  for (const ScheduledRequest& request : view.state.requests) {
+    const int64_t served = view.state.served_tokens[request.tenant];
+    const bool first = &request == &view.state.requests.front();
+    view.least_served = first ? served : std::min(view.least_served, served);
+    view.active[request.tenant] = true;
   }
-  return state;
+  for (const Incoming& incoming : incoming_) {
+    view.state.requests.push_back(incoming.request);
+    view.state.requests.back().tenant = JoinLocked(incoming.tenant, view);
+  }
+  return view;
+}
+
+uint32_t Admission::JoinLocked(const std::string& tenant, View& view) const {
+  std::vector<int64_t>& served = view.state.served_tokens;
+  uint32_t index;
+  if (const auto known = tenants_.find(tenant); known != tenants_.end()) {
+    index = known->second;
+  } else {
+    const auto next = static_cast<uint32_t>(served.size());
+    const auto [place, is_new] = view.new_tenants.try_emplace(tenant, next);
+    if (is_new) served.push_back(0);
+    index = place->second;
+  }
+  view.active.resize(served.size());
+  if (!view.active[index]) served[index] = std::max(served[index], view.least_served);
+  view.active[index] = true;
+  return index;
+}
+
+ScheduledRequest Admission::NewestLocked(const RequestShape& shape, absl::Time now,
+                                         View& view) const {
+  ScheduledRequest request = ScheduledOf(shape, now);
+  request.id = RequestId{std::numeric_limits<uint64_t>::max()};
+  request.tenant = JoinLocked(shape.scheduling.tenant, view);
+  return request;
 }
 
 absl::Status Admission::CheckRoomLocked(const RequestShape& shape) const {
-  const auto in_work = static_cast<int64_t>(state_.requests.size() + incoming_.size());
+  const auto in_work =
+      int64_t{stats_.running} + stats_.waiting + static_cast<int64_t>(incoming_.size());
   if (in_work >= int64_t{options_.max_running} + options_.max_waiting) {
     return Refuse(Refusal::kWaitingRoomFull,
                   absl::StrCat("max_running is ", options_.max_running,
@@ -63,7 +80,7 @@ absl::Status Admission::CheckRoomLocked(const RequestShape& shape) const {
                                "; as many requests (", in_work, ") are in work or wait"));
   }
   int64_t waiting = stats_.waiting_tokens;
-  for (const ScheduledRequest& request : incoming_) waiting += request.prompt_tokens;
+  for (const Incoming& other : incoming_) waiting += other.request.prompt_tokens;
   if (waiting > 0 && waiting + shape.prompt_tokens > options_.max_waiting_tokens) {
     return Refuse(
         Refusal::kWaitingRoomFull,
@@ -106,11 +123,11 @@ absl::Status Admission::CheckDeadline(const RequestShape& shape,
 absl::StatusOr<TimeEstimate> Admission::CheckLocked(const RequestShape& shape,
                                                     absl::Time now, bool comes) const {
   if (!shape.scheduling.admitted) QUIRE_RETURN_IF_ERROR(CheckRoomLocked(shape));
-  ScheduleState state = StateLocked(now);
-  const ScheduledRequest request = Newest(shape, now, state);
-  const TimeEstimate estimate = estimator_.Estimate(schedule_, state, request);
+  View view = ViewLocked(now);
+  const ScheduledRequest request = NewestLocked(shape, now, view);
+  const TimeEstimate estimate = estimator_.Estimate(schedule_, view.state, request);
   if (!shape.scheduling.admitted) {
-    QUIRE_RETURN_IF_ERROR(CheckDeadline(shape, estimate, state.cost, now, comes));
+    QUIRE_RETURN_IF_ERROR(CheckDeadline(shape, estimate, view.state.cost, now, comes));
   }
   return estimate;
 }
@@ -129,16 +146,16 @@ absl::StatusOr<TimeEstimate> Admission::Take(const RequestShape& shape, absl::Ti
   std::lock_guard lock(mutex_);
   QUIRE_ASSIGN_OR_RETURN(const TimeEstimate estimate,
                          CheckLocked(shape, now, /*comes=*/true));
-  incoming_.push_back(ScheduledOf(shape, now));
+  incoming_.push_back({ScheduledOf(shape, now), shape.scheduling.tenant});
   return estimate;
 }
 
 RequestEstimate Admission::Estimate(const RequestShape& shape, absl::Time now) const {
   std::lock_guard lock(mutex_);
-  ScheduleState state = StateLocked(now);
-  const ScheduledRequest request = Newest(shape, now, state);
-  const TimeEstimate loaded = estimator_.Estimate(schedule_, state, request);
-  const TimeEstimate alone = estimator_.Alone(schedule_, state.cost, request);
+  View view = ViewLocked(now);
+  const ScheduledRequest request = NewestLocked(shape, now, view);
+  const TimeEstimate loaded = estimator_.Estimate(schedule_, view.state, request);
+  const TimeEstimate alone = estimator_.Alone(schedule_, view.state.cost, request);
   return {.first_token = absl::Nanoseconds(loaded.first_token_ns),
           .end = absl::Nanoseconds(loaded.end_ns),
           .first_token_alone = absl::Nanoseconds(alone.first_token_ns),
@@ -150,26 +167,24 @@ EngineStats Admission::stats(absl::Time now) const {
   std::lock_guard lock(mutex_);
   EngineStats stats = stats_;
   stats.waiting += static_cast<int32_t>(incoming_.size());
-  for (const ScheduledRequest& request : incoming_) {
-    stats.waiting_tokens += request.prompt_tokens;
+  for (const Incoming& other : incoming_) {
+    stats.waiting_tokens += other.request.prompt_tokens;
   }
   stats.prompt_tokens_per_second = totals_.prompt_rate.PerSecond(now);
   stats.generated_tokens_per_second = totals_.generated_rate.PerSecond(now);
-  ScheduleState state = StateLocked(now);
-  stats.prefill_backlog = absl::Nanoseconds(PrefillBacklogNs(schedule_, state));
+  View view = ViewLocked(now);
+  stats.prefill_backlog = absl::Nanoseconds(PrefillBacklogNs(schedule_, view.state));
   const ScheduledRequest request =
-      Newest({.prompt_tokens = kShortPromptTokens, .new_tokens = 1}, now, state);
-  stats.first_token_delay =
-      absl::Nanoseconds(estimator_.Estimate(schedule_, state, request).first_token_ns);
+      NewestLocked({.prompt_tokens = kShortPromptTokens, .new_tokens = 1}, now, view);
+  stats.first_token_delay = absl::Nanoseconds(
+      estimator_.Estimate(schedule_, view.state, request).first_token_ns);
   return stats;
 }
 
 // -------------------------------------------------------------------- the engine thread
 
 void Admission::Publish(const Batch& batch, const StepReporter::Totals& totals,
-                        const std::vector<std::unique_ptr<BatchRequest>>& incoming,
-                        absl::Time now) {
-  ScheduleState state = batch.StateAt(now);
+                        const std::vector<std::unique_ptr<BatchRequest>>& incoming) {
   EngineStats stats{
       .running = batch.running(),
       .waiting = static_cast<int32_t>(batch.requests().size()) - batch.running(),
@@ -182,17 +197,21 @@ void Admission::Publish(const Batch& batch, const StepReporter::Totals& totals,
       .cached_tokens = totals.cached_tokens,
       .generated_tokens = totals.generated_tokens,
       .preemptions = batch.preemptions(),
-      .step_cost = state.cost,
+      .step_cost = batch.step_cost().cost(),
       .step_cost_error = batch.step_cost().error()};
-  for (const ScheduledRequest& request : state.requests) {
-    if (!request.running) stats.waiting_tokens += request.prompt_tokens;
+  for (const auto& request : batch.requests()) {
+    if (!request->running) stats.waiting_tokens += request->scheduled.prompt_tokens;
   }
   std::lock_guard lock(mutex_);
-  state_ = std::move(state);
   stats_ = stats;
   totals_ = totals;
   incoming_.clear();
   for (const auto& request : incoming) incoming_.push_back(request->scheduled);
+}
+
+void Admission::PublishState(ScheduleState state) {
+  std::lock_guard lock(mutex_);
+  state_ = std::move(state);
 }
 
 void Admission::LearnFirstToken(BatchRequest& request, absl::Time now) {

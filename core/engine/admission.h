@@ -2,8 +2,10 @@
 
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "core/engine/batch.h"
@@ -30,10 +32,11 @@ class Admission {
   RequestEstimate Estimate(const RequestShape& shape, absl::Time now) const;
   EngineStats stats(absl::Time now) const;
 
-  // The engine thread's. `incoming`: accepted, but not in the batch yet.
+  // The engine thread's. `incoming`: accepted, but not in the batch yet. The state, which
+  // takes longer to make, is that of the last plan.
   void Publish(const Batch& batch, const StepReporter::Totals& totals,
-               const std::vector<std::unique_ptr<BatchRequest>>& incoming,
-               absl::Time now);
+               const std::vector<std::unique_ptr<BatchRequest>>& incoming);
+  void PublishState(ScheduleState state);
   // The request's prompt was read, or it ended well: sets its ratios.
   void LearnFirstToken(BatchRequest& request, absl::Time now);
   void LearnEnd(BatchRequest& request, int64_t generated, absl::Time now);
@@ -42,8 +45,24 @@ class Admission {
   void LearnLate(BatchRequest& request, absl::Time now);
 
  private:
-  // With what came since, at this time. REQUIRES: mutex_ is held.
-  ScheduleState StateLocked(absl::Time now) const;
+  struct Incoming {
+    ScheduledRequest request;
+    std::string tenant;
+  };
+  // What the next step would be planned from.
+  struct View {
+    ScheduleState state;
+    // Indices of tenants that the batch does not know.
+    absl::flat_hash_map<std::string, uint32_t> new_tenants;
+    std::vector<bool> active;  // by tenant: it has requests
+    int64_t least_served = 0;  // of those
+  };
+  // With what came since, at this time. REQUIRES: mutex_ is held, as for the next two.
+  View ViewLocked(absl::Time now) const;
+  // The index of a tenant that has a request from now on, see Tenants::Acquire.
+  uint32_t JoinLocked(const std::string& tenant, View& view) const;
+  ScheduledRequest NewestLocked(const RequestShape& shape, absl::Time now,
+                                View& view) const;
   absl::Status CheckRoomLocked(const RequestShape& shape) const;
   // comes: the request is here, and not only asked about.
   absl::StatusOr<TimeEstimate> CheckLocked(const RequestShape& shape, absl::Time now,
@@ -56,10 +75,12 @@ class Admission {
   const StepReporter& reporter_;
 
   mutable std::mutex mutex_;  // guards all below
-  ScheduleState state_;       // the batch's
+  ScheduleState state_;       // of the last plan
   StepReporter::Totals totals_;
   EngineStats stats_;  // of the batch; what depends on the time is added when asked
-  std::vector<ScheduledRequest> incoming_;
+  absl::flat_hash_map<std::string, uint32_t> tenants_;  // as in the batch
+  uint64_t tenant_changes_ = 0;
+  std::vector<Incoming> incoming_;
   TimeEstimator estimator_;
 };
 

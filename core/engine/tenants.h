@@ -29,6 +29,9 @@ class Tenants {
 
   // By index; those of unused indices mean nothing.
   std::vector<int64_t> served() const;
+  // Who has which index; changes() grows whenever that changes.
+  const absl::flat_hash_map<std::string, uint32_t>& indices() const { return by_name_; }
+  uint64_t changes() const { return last_serial_; }
   // A number that no other tenant has or had, for as long as this one is remembered.
   uint64_t serial(uint32_t tenant) const { return entries_[tenant].serial; }
   int32_t active() const { return active_; }

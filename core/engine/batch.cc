@@ -302,6 +302,7 @@ void Batch::AddItem(BatchRequest& request, int64_t rows, Planned& planned) {
                                   .sparse_from = request.scheduled.sparse_from});
   tenants_.AddServed(request.scheduled.tenant, rows);
   planned.input.items.push_back(std::move(item));
+  planned.requests.push_back(&request);
 }
 
 bool Batch::PlanAlone(Planned& planned) {
@@ -325,6 +326,8 @@ Batch::Planned Batch::Plan(absl::Time now) {
     planned.state = StateAt(now);
     planned.plan = PlanStep(schedule_, planned.state);
     for (const RequestId id : planned.plan.preempt) Preempt(*Find(id));
+    planned.input.items.reserve(planned.plan.items.size());
+    planned.requests.reserve(planned.plan.items.size());
     for (const PlannedItem& item : planned.plan.items) {
       BatchRequest& request = *Find(item.id);
       if (!TakeBlocks(request, item).ok()) continue;
@@ -351,9 +354,9 @@ void Batch::Succeeded(const Planned& planned, absl::Duration elapsed) {
 
 bool Batch::Failed(const Planned& planned) {
   if (planned.input.items.size() < 2) return false;
-  for (const StepItem& item : planned.input.items) {
-    BatchRequest& request = *Find(item.id);
-    request.alone_rows = static_cast<int64_t>(item.tokens.size());
+  for (size_t i = 0; i < planned.requests.size(); ++i) {
+    BatchRequest& request = *planned.requests[i];
+    request.alone_rows = static_cast<int64_t>(planned.input.items[i].tokens.size());
     std::visit([](auto& s) { s.Abandon(); }, request.sequence);
     ++to_try_alone_;
   }

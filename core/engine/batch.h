@@ -79,6 +79,7 @@ class Batch {
   // decided from, and how.
   struct Planned {
     StepInput input;
+    std::vector<BatchRequest*> requests;  // of the items
     StepFeatures features;
     ScheduleState state;
     StepPlan plan;

@@ -84,7 +84,7 @@ class BatchingEngine final : public Engine {
   Results CallRunner(const StepInput& input);
   void Conclude(const Batch::Planned& planned, Results results, absl::Time began);
   std::optional<Ended> ConcludeItem(StepResult result, const StepItem& item,
-                                    absl::Time now);
+                                    BatchRequest& request, absl::Time now);
   void Finish(RequestId id, absl::Status status, FinishReason reason, absl::Time now);
   absl::Status EndOf(const BatchRequest& request, absl::Time now) const;
   void Publish();
@@ -247,15 +247,19 @@ bool BatchingEngine::FinishEnded() {
 
 // False: nothing could be computed.
 bool BatchingEngine::Step() {
-  if (batch_.requests().empty()) return false;
+  if (batch_.requests().empty()) {
+    admission_.PublishState(
+        {.free_blocks = batch_.pool().free_blocks(), .cost = batch_.step_cost().cost()});
+    return false;
+  }
   const Batch::Planned planned = batch_.Plan(clock_.Now());
   reporter_.OnPlan(batch_.schedule(), planned);
   if (planned.input.items.empty()) return false;
+  admission_.PublishState(planned.state);
   Publish();
   const absl::Time began = clock_.Now();
-  for (const StepItem& item : planned.input.items) {
-    BatchRequest& request = *batch_.Find(item.id);
-    if (!request.started) request.started = began;
+  for (BatchRequest* request : planned.requests) {
+    if (!request->started) request->started = began;
   }
   Conclude(planned, CallRunner(planned.input), began);
   return true;
@@ -290,8 +294,8 @@ void BatchingEngine::Conclude(const Batch::Planned& planned, Results results,
   reporter_.Begin(now, now - began);
   std::vector<Ended> ended;
   for (size_t i = 0; i < results->size(); ++i) {
-    std::optional<Ended> end =
-        ConcludeItem(std::move((*results)[i]), planned.input.items[i], now);
+    std::optional<Ended> end = ConcludeItem(
+        std::move((*results)[i]), planned.input.items[i], *planned.requests[i], now);
     if (end.has_value()) ended.push_back(*std::move(end));
   }
   reporter_.End();
@@ -300,8 +304,8 @@ void BatchingEngine::Conclude(const Batch::Planned& planned, Results results,
 
 std::optional<BatchingEngine::Ended> BatchingEngine::ConcludeItem(StepResult result,
                                                                   const StepItem& item,
+                                                                  BatchRequest& request,
                                                                   absl::Time now) {
-  BatchRequest& request = *batch_.Find(item.id);
   const StepReporter::Before before = reporter_.BeforeItem(request, item);
   AttentionStats attention = result.attention;
   absl::Status status = result.status;
@@ -348,16 +352,15 @@ void BatchingEngine::Finish(RequestId id, absl::Status status, FinishReason reas
                   });
 }
 
-// What Submit, stats and estimates see from now on; sinks hear of it after that.
+// What stats and Submit see from now on; sinks hear of it after that.
 void BatchingEngine::PublishAndDeliver() {
   Publish();
   outbox_.Flush();
 }
 
 void BatchingEngine::Publish() {
-  const absl::Time now = clock_.Now();
   std::lock_guard lock(mutex_);
-  admission_.Publish(batch_, reporter_.totals(), incoming_, now);
+  admission_.Publish(batch_, reporter_.totals(), incoming_);
 }
 
 }  // namespace

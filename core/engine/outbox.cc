@@ -3,6 +3,8 @@
 #include <iterator>
 #include <utility>
 
+#include "core/base/check.h"
+
 namespace quire {
 
 Outbox::Outbox() : thread_([this] { Run(); }) {}
@@ -17,22 +19,29 @@ Outbox::~Outbox() {
   thread_.join();
 }
 
-void Outbox::Add(RequestSink& sink, RequestEvent event) {
+void Outbox::Add(RequestSink& sink, Event event) {
   written_.push_back({.sink = &sink, .event = std::move(event)});
 }
 
 void Outbox::AddLast(std::unique_ptr<RequestSink> sink, Finished finished,
                      std::function<void()> after) {
-  RequestSink* const to = sink.get();
-  written_.push_back({to, std::move(finished), std::move(sink), std::move(after)});
+  auto last = std::make_unique<Last>();
+  last->sink = std::move(sink);
+  last->finished = std::move(finished);
+  last->after = std::move(after);
+  written_.push_back({.last = std::move(last)});
 }
 
 void Outbox::Flush() {
   if (written_.empty()) return;
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return pending_.size() <= kMaxPending; });
-  pending_.insert(pending_.end(), std::make_move_iterator(written_.begin()),
-                  std::make_move_iterator(written_.end()));
+  if (pending_.empty()) {
+    pending_.swap(written_);
+  } else {
+    pending_.insert(pending_.end(), std::make_move_iterator(written_.begin()),
+                    std::make_move_iterator(written_.end()));
+  }
   written_.clear();
   changed_.notify_all();
 }
@@ -53,6 +62,12 @@ void Outbox::Run() {
 }
 
 void Outbox::Deliver(Letter& letter) {
+  if (letter.last != nullptr) {
+    letter.last->sink->OnFinished(letter.last->finished);
+    letter.last->sink.reset();
+    if (letter.last->after) letter.last->after();
+    return;
+  }
   RequestSink& sink = *letter.sink;
   if (auto* progress = std::get_if<PrefillProgress>(&letter.event)) {
     sink.OnProgress(progress->done_tokens, progress->total_tokens);
@@ -60,13 +75,9 @@ void Outbox::Deliver(Letter& letter) {
     sink.OnToken(*token);
   } else if (auto* scores = std::get_if<std::vector<TokenScore>>(&letter.event)) {
     sink.OnScores(std::move(*scores));
-  } else if (auto* importance = std::get_if<TokenImportance>(&letter.event)) {
-    sink.OnImportance(std::move(importance->values));
   } else {
-    sink.OnFinished(std::get<Finished>(letter.event));
+    sink.OnImportance(std::move(std::get<TokenImportance>(letter.event).values));
   }
-  letter.last.reset();
-  if (letter.after) letter.after();
 }
 
 void OutboxSink::OnProgress(int64_t done_tokens, int64_t total_tokens) {
@@ -79,6 +90,6 @@ void OutboxSink::OnScores(std::vector<TokenScore> scores) {
 void OutboxSink::OnImportance(std::vector<float> importance) {
   outbox_.Add(sink_, TokenImportance{std::move(importance)});
 }
-void OutboxSink::OnFinished(const Finished& finished) { outbox_.Add(sink_, finished); }
+void OutboxSink::OnFinished(const Finished&) { QUIRE_CHECK(false); }
 
 }  // namespace quire

@@ -32,7 +32,9 @@ class Outbox {
   ~Outbox();
 
   // The sink must live until its last event is delivered. Not delivered before Flush.
-  void Add(RequestSink& sink, RequestEvent event);
+  using Event =
+      std::variant<PrefillProgress, TokenScore, std::vector<TokenScore>, TokenImportance>;
+  void Add(RequestSink& sink, Event event);
   // The sink's last event; then the sink is destroyed and `after` is called.
   void AddLast(std::unique_ptr<RequestSink> sink, Finished finished,
                std::function<void()> after);
@@ -43,11 +45,16 @@ class Outbox {
   static constexpr size_t kMaxPending = 1 << 16;
 
  private:
+  // Of a sink's last event; apart, so that the letters of tokens stay small.
+  struct Last {
+    std::unique_ptr<RequestSink> sink;
+    Finished finished;
+    std::function<void()> after;
+  };
   struct Letter {
     RequestSink* sink = nullptr;
-    RequestEvent event;
-    std::unique_ptr<RequestSink> last;  // the sink, with its last event
-    std::function<void()> after;
+    Event event;
+    std::unique_ptr<Last> last;  // if set, instead of the event
   };
   void Run();
   static void Deliver(Letter& letter);
@@ -68,6 +75,7 @@ class OutboxSink final : public RequestSink {
   void OnToken(const TokenScore& token) override;
   void OnScores(std::vector<TokenScore> scores) override;
   void OnImportance(std::vector<float> importance) override;
+  // The end is the engine's to tell, with AddLast.
   void OnFinished(const Finished& finished) override;
 
  private:

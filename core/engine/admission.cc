@@ -206,12 +206,17 @@ void Admission::Publish(const Batch& batch, const StepReporter::Totals& totals,
   stats_ = stats;
   totals_ = totals;
   incoming_.clear();
-  for (const auto& request : incoming) incoming_.push_back(request->scheduled);
+  for (const auto& request : incoming) {
+    incoming_.push_back({request->scheduled, request->scheduling.tenant});
+  }
 }
 
-void Admission::PublishState(ScheduleState state) {
+void Admission::PublishState(ScheduleState state, const Tenants& tenants) {
   std::lock_guard lock(mutex_);
   state_ = std::move(state);
+  if (tenant_changes_ == tenants.changes()) return;
+  tenant_changes_ = tenants.changes();
+  tenants_ = tenants.indices();
 }
 
 void Admission::LearnFirstToken(BatchRequest& request, absl::Time now) {

@@ -12,6 +12,7 @@
 #include "core/engine/engine.h"
 #include "core/engine/estimator.h"
 #include "core/engine/step_reporter.h"
+#include "core/engine/tenants.h"
 
 namespace quire {
 
@@ -36,7 +37,7 @@ class Admission {
   // takes longer to make, is that of the last plan.
   void Publish(const Batch& batch, const StepReporter::Totals& totals,
                const std::vector<std::unique_ptr<BatchRequest>>& incoming);
-  void PublishState(ScheduleState state);
+  void PublishState(ScheduleState state, const Tenants& tenants);
   // The request's prompt was read, or it ended well: sets its ratios.
   void LearnFirstToken(BatchRequest& request, absl::Time now);
   void LearnEnd(BatchRequest& request, int64_t generated, absl::Time now);
@@ -78,7 +79,7 @@ class Admission {
   ScheduleState state_;       // of the last plan
   StepReporter::Totals totals_;
   EngineStats stats_;  // of the batch; what depends on the time is added when asked
-  absl::flat_hash_map<std::string, uint32_t> tenants_;  // as in the batch
+  absl::flat_hash_map<std::string, uint32_t> tenants_;  // of state_
   uint64_t tenant_changes_ = 0;
   std::vector<Incoming> incoming_;
   TimeEstimator estimator_;

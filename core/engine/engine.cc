@@ -248,14 +248,16 @@ bool BatchingEngine::FinishEnded() {
 // False: nothing could be computed.
 bool BatchingEngine::Step() {
   if (batch_.requests().empty()) {
-    admission_.PublishState(
-        {.free_blocks = batch_.pool().free_blocks(), .cost = batch_.step_cost().cost()});
+    admission_.PublishState(batch_.StateAt(clock_.Now()), batch_.tenants());
     return false;
   }
   const Batch::Planned planned = batch_.Plan(clock_.Now());
   reporter_.OnPlan(batch_.schedule(), planned);
   if (planned.input.items.empty()) return false;
-  admission_.PublishState(planned.state);
+  // A step that is tried again, item by item, was not planned from anything.
+  if (!planned.state.requests.empty()) {
+    admission_.PublishState(planned.state, batch_.tenants());
+  }
   Publish();
   const absl::Time began = clock_.Now();
   for (BatchRequest* request : planned.requests) {

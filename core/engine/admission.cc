@@ -39,8 +39,9 @@ Admission::View Admission::ViewLocked(absl::Time now) const {
     view.active[request.tenant] = true;
   }
   for (const Incoming& incoming : incoming_) {
+    const uint32_t tenant = JoinLocked(incoming.tenant, view);
     view.state.requests.push_back(incoming.request);
-    view.state.requests.back().tenant = JoinLocked(incoming.tenant, view);
+    view.state.requests.back().tenant = tenant;
   }
   return view;
 }
@@ -59,6 +60,7 @@ uint32_t Admission::JoinLocked(const std::string& tenant, View& view) const {
   view.active.resize(served.size());
   if (!view.active[index]) served[index] = std::max(served[index], view.least_served);
   view.active[index] = true;
+  if (view.state.requests.empty()) view.least_served = served[index];
   return index;
 }
 
@@ -205,6 +207,8 @@ void Admission::Publish(const Batch& batch, const StepReporter::Totals& totals,
   std::lock_guard lock(mutex_);
   stats_ = stats;
   totals_ = totals;
+  state_.free_blocks = stats.free_blocks;
+  state_.cost = stats.step_cost;
   incoming_.clear();
   for (const auto& request : incoming) {
     incoming_.push_back({request->scheduled, request->scheduling.tenant});
@@ -217,6 +221,11 @@ void Admission::PublishState(ScheduleState state, const Tenants& tenants) {
   if (tenant_changes_ == tenants.changes()) return;
   tenant_changes_ = tenants.changes();
   tenants_ = tenants.indices();
+}
+
+void Admission::Forget(RequestId id) {
+  std::lock_guard lock(mutex_);
+  std::erase_if(state_.requests, [id](const auto& request) { return request.id == id; });
 }
 
 void Admission::LearnFirstToken(BatchRequest& request, absl::Time now) {

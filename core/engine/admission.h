@@ -34,10 +34,11 @@ class Admission {
   EngineStats stats(absl::Time now) const;
 
   // The engine thread's. `incoming`: accepted, but not in the batch yet. The state, which
-  // takes longer to make, is that of the last plan.
+  // takes longer to make, is that of the last plan, without those that are over.
   void Publish(const Batch& batch, const StepReporter::Totals& totals,
                const std::vector<std::unique_ptr<BatchRequest>>& incoming);
   void PublishState(ScheduleState state, const Tenants& tenants);
+  void Forget(RequestId id);
   // The request's prompt was read, or it ended well: sets its ratios.
   void LearnFirstToken(BatchRequest& request, absl::Time now);
   void LearnEnd(BatchRequest& request, int64_t generated, absl::Time now);

@@ -247,17 +247,14 @@ bool BatchingEngine::FinishEnded() {
 
 // False: nothing could be computed.
 bool BatchingEngine::Step() {
-  if (batch_.requests().empty()) {
-    admission_.PublishState(batch_.StateAt(clock_.Now()), batch_.tenants());
-    return false;
-  }
+  if (batch_.requests().empty()) return false;
   const Batch::Planned planned = batch_.Plan(clock_.Now());
   reporter_.OnPlan(batch_.schedule(), planned);
-  if (planned.input.items.empty()) return false;
   // A step that is tried again, item by item, was not planned from anything.
   if (!planned.state.requests.empty()) {
     admission_.PublishState(planned.state, batch_.tenants());
   }
+  if (planned.input.items.empty()) return false;
   Publish();
   const absl::Time began = clock_.Now();
   for (BatchRequest* request : planned.requests) {
@@ -336,6 +333,7 @@ void BatchingEngine::Finish(RequestId id, absl::Status status, FinishReason reas
                             absl::Time now) {
   const std::unique_ptr<BatchRequest> request = batch_.Remove(
       id, status.ok() || absl::IsCancelled(status) || absl::IsDeadlineExceeded(status));
+  admission_.Forget(id);
   if (status.ok()) admission_.LearnEnd(*request, UsageOf(*request).generated_tokens, now);
   if (absl::IsDeadlineExceeded(status)) admission_.LearnLate(*request, now);
   const AttentionReceipt& receipt = std::visit(

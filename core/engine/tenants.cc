@@ -19,7 +19,7 @@ uint32_t Tenants::Acquire(const std::string& name) {
   Entry& entry = entries_[found->second];
   if (entry.requests++ == 0) {
     ++active_;
-    if (active_ > 1) entry.served = std::max(entry.served, least);
+    entry.served = std::max(entry.served, active_ > 1 ? least : last_served_);
   }
   return found->second;
 }
@@ -27,7 +27,7 @@ uint32_t Tenants::Acquire(const std::string& name) {
 void Tenants::Release(uint32_t tenant) {
   Entry& entry = entries_[tenant];
   if (--entry.requests > 0) return;
-  --active_;
+  if (--active_ == 0) last_served_ = entry.served;
   entry.idle_since = ++idle_count_;
 }
 

@@ -10,9 +10,10 @@
 namespace quire {
 
 // Who uses the engine, and how many tokens each was served. A tenant that comes back from
-// a pause begins where the least served of the active ones stands, so that nobody can
-// save up (virtual token counter, Sheng et al., arXiv 2401.00588). Bounded: of tenants
-// without requests only the last kMaxIdle are remembered. Not thread-safe.
+// a pause begins where the least served of the active ones stands, or the last one that
+// was, so that nobody can save up (virtual token counter, Sheng et al., arXiv
+// 2401.00588). Bounded: of tenants without requests only the last kMaxIdle are
+// remembered. Not thread-safe.
 class Tenants {
  public:
   static constexpr size_t kMaxIdle = 1024;
@@ -51,6 +52,7 @@ class Tenants {
   uint64_t last_serial_ = 0;
   uint64_t idle_count_ = 0;
   int32_t active_ = 0;
+  int64_t last_served_ = 0;  // of the last one that was active
 };
 
 }  // namespace quire

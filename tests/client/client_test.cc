@@ -409,6 +409,7 @@ TEST(ClientTest, TheErrorOfATextInPiecesIsTheCallsError) {
     v1::ScoreBatchResponse event;
     event.mutable_error()->set_code(grpc::StatusCode::NOT_FOUND);
     event.mutable_error()->set_message("no such model");
+    event.mutable_error()->set_reason("UNKNOWN_MODEL");
     stream->Write(event);
     return grpc::Status::OK;
   };
@@ -419,6 +420,8 @@ TEST(ClientTest, TheErrorOfATextInPiecesIsTheCallsError) {
   const auto status = MakeClient(server.address(), time).Score(request).Next().status();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(std::string(status.message()), "no such model");
+  EXPECT_EQ(GetErrorDetails(status).reason, "UNKNOWN_MODEL");
+  EXPECT_FALSE(GetErrorDetails(status).retry_delay.has_value());
 }
 
 TEST(ClientTest, ARefusalWhilePiecesAreSentIsTheCallsError) {

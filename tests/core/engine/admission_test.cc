@@ -270,6 +270,38 @@ TEST_F(AdmissionTest, NoRatioWithoutAnEnd) {
   EXPECT_EQ(report.end_ratio, 0);
 }
 
+TEST_F(AdmissionTest, WhoRanOutOfTimeTeachesToo) {
+  Start(&observer_);
+  model_.set_on_step([this](const StepInput&) { clock_.Advance(absl::Seconds(2)); });
+  Run(WithDeadline(Generate(Tokens(160, 0), 1), absl::Seconds(15)));
+  engine_->Drain(absl::InfiniteFuture());
+  const FinishReport report = observer_.ends().at(0).report;
+  EXPECT_NEAR(report.first_token_ratio, 1.6, 1e-9);  // 16 s and no token, not 10
+  EXPECT_NEAR(report.end_ratio, 1.6, 1e-9);
+}
+
+// Who needs blocks waits for the end of the first that gives enough of them back.
+TEST_F(AdmissionTest, WaitingForMemoryIsEstimated) {
+  options_.kv.num_blocks = 24;
+  Start(&observer_);
+  model_.set_on_step([this](const StepInput&) {
+    clock_.Advance(absl::Seconds(1));
+    if (model_.num_steps() == 4) model_.Block();
+  });
+  const auto requests =
+      SubmitTogether({Generate(Tokens(16, 0), 8), Generate(Tokens(16, 50), 50)});
+  model_.WaitUntilBlocked();
+  const EngineRequest large = Generate(Tokens(56, 20), 2);  // 15 blocks
+  const absl::Duration estimate = engine_->Estimate(ShapeOf(large)).first_token;
+  EXPECT_GE(estimate, absl::Seconds(4));
+  EXPECT_LE(estimate, absl::Seconds(14));
+  const Submitted submitted = Submit(large);
+  ReleaseAndDrain();
+  const Timings timings = submitted.record->Wait().timings;
+  EXPECT_GE(timings.queue, absl::Seconds(5));  // until the first one was over
+  EXPECT_LE(timings.queue + timings.prefill, absl::Seconds(14));
+}
+
 // Steps take twice as long as the cost says.
 TEST_F(AdmissionTest, EstimatesMoveTowardsTheTruth) {
   Start();

@@ -198,15 +198,14 @@ class EngineRandomTest : public BatchingFixture,
     EXPECT_EQ(prompt, usage.prompt_tokens - usage.cached_tokens);
     EXPECT_EQ(generated, usage.generated_tokens);
     EXPECT_GT(recomputed, 0);
-           (int)engine_->stats().preemptions, (int)usage.cached_tokens);
-           Usage reported;
-           for (const auto& end : observer_.ends()) reported += end.report.usage;
-           EXPECT_EQ(reported, usage);
-           EXPECT_EQ(observer_.ends().size(), sent_.size());
-           const bool caches = GetParam().caching != PrefixCaching::kOff;
-           EXPECT_EQ(usage.cached_tokens > 0, caches);
-           EXPECT_GT(engine_->stats().preemptions, 0);
-           EXPECT_EQ(engine_->stats().cached_tokens, usage.cached_tokens);
+    Usage reported;
+    for (const auto& end : observer_.ends()) reported += end.report.usage;
+    EXPECT_EQ(reported, usage);
+    EXPECT_EQ(observer_.ends().size(), sent_.size());
+    const bool caches = GetParam().caching != PrefixCaching::kOff;
+    EXPECT_EQ(usage.cached_tokens > 0, caches);
+    EXPECT_GT(engine_->stats().preemptions, 0);
+    EXPECT_EQ(engine_->stats().cached_tokens, usage.cached_tokens);
   }
 
   std::mt19937 random_;

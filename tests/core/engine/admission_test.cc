@@ -282,7 +282,7 @@ TEST_F(AdmissionTest, WhoRanOutOfTimeTeachesToo) {
 
 // Who needs blocks waits for the end of the first that gives enough of them back.
 TEST_F(AdmissionTest, WaitingForMemoryIsEstimated) {
-  options_.kv.num_blocks = 24;
+  options_.kv.num_blocks = 28;
   Start(&observer_);
   model_.set_on_step([this](const StepInput&) {
     clock_.Advance(absl::Seconds(1));

@@ -24,7 +24,7 @@ struct StepFeatures {
   int64_t sequences = 0;
   int64_t sampled = 0;          // rows whose next token is chosen
   int64_t prefill_columns = 0;  // tokens seen by dense rows of items with several rows
-  int64_t decode_columns = 0;   // tokens seen by the dense row of items with one row
+  int64_t decode_columns = 0;   // tokens read by the row of items with one row
   int64_t sparse_rows = 0;
   int64_t scanned_columns = 0;  // tokens seen by sparse rows
 

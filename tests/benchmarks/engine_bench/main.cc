@@ -104,15 +104,21 @@ class Bench {
       for (const double gap : t.gaps(after, 1e30)) without.push_back(gap);
       for (const double gap : t.gaps(begin, end)) with.push_back(gap);
     }
+    std::vector<double> rows;
+    for (const TimedStep& step : steps_) {
+      if (step.began >= begin && step.ended <= end) {
+        rows.push_back(static_cast<double>(step.prompt_rows));
+      }
+    }
     const double p99 = Quantile(without, .99), p99_with = Quantile(with, .99);
     std::printf(
         "{\"bench\": \"mixed\", \"long_tokens\": %d, \"itl_ms\": {\"p50\": %.2f, "
         "\"p99\": %.2f}, \"itl_with_prefill_ms\": {\"p50\": %.2f, \"p99\": %.2f}, "
         "\"p99_ratio\": %.2f, \"prefill_alone_s\": %.2f, \"prefill_mixed_s\": %.2f, "
-        "\"prefill_loses\": %.3f}\n",
+        "\"prefill_loses\": %.3f, \"rows_per_step\": %.0f}\n",
         long_tokens, 1e3 * Quantile(without, .5), 1e3 * p99, 1e3 * Quantile(with, .5),
         1e3 * p99_with, p99_with / p99, alone_seconds, times.first_token(),
-        1 - alone_seconds / times.first_token());
+        1 - alone_seconds / times.first_token(), Quantile(rows, .5));
   }
 
   // Two questions about one document.

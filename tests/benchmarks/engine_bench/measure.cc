@@ -25,7 +25,11 @@ double Quantile(std::vector<double> values, double q) {
 absl::StatusOr<std::vector<StepResult>> TimedRunner::Step(const StepInput& input) {
   const double began = Seconds();
   auto results = runner_->Step(input);
-  steps_.push_back({began, Seconds(), input.items.size()});
+  TimedStep step{.began = began, .ended = Seconds(), .items = input.items.size()};
+  for (const StepItem& item : input.items) {
+    if (item.tokens.size() > 1) step.prompt_rows += item.tokens.size();
+  }
+  steps_.push_back(step);
   return results;
 }
 

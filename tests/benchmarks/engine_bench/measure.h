@@ -21,6 +21,7 @@ struct TimedStep {
   double began = 0;
   double ended = 0;
   size_t items = 0;
+  size_t prompt_rows = 0;  // of items with several rows
 };
 
 // Hands every step on and notes how long it took. steps() may be read while no request is

@@ -35,11 +35,9 @@ TEST(FeaturesOfTest, RowsFromSparseFromOnAreSparse) {
                           .sparse_rows = 2,
                           .scanned_columns = 8 + 9}));
   EXPECT_EQ(FeaturesOf({.begin = 7, .rows = 1, .sparse_from = 8}),
-            (StepFeatures{.steps = 1,
-                          .rows = 1,
-                          .sequences = 1,
-                          .sparse_rows = 1,
-                          .scanned_columns = 8}));
+            (StepFeatures{.steps = 1, .rows = 1, .sequences = 1, .decode_columns = 7}));
+  // A sparse decode counts a quarter of what it sees beyond the dense part.
+  EXPECT_EQ(FeaturesOf({.begin = 106, .rows = 1, .sparse_from = 8}).decode_columns, 32);
   EXPECT_EQ(FeaturesOf({.begin = 0, .rows = 2, .sparse_from = 0}).sparse_rows, 2);
 }
 
@@ -178,6 +176,23 @@ TEST(StepCostFitTest, AStepMovesPricesByTheirShares) {
   EXPECT_NEAR(fit.cost().step_ps, 750'000 * std::exp(0.5 * 0.75 * 0.5), 200);
   EXPECT_NEAR(fit.cost().row_ps, 2500 * std::exp(0.5 * 0.25 * 0.5), 2);
   EXPECT_EQ(fit.cost().sample_ps, 7);  // not in the step
+}
+
+TEST(StepCostFitTest, WhatIsWrongOfAMixedStepIsPutDownToItsPrompts) {
+  const StepCost prior{.step_ps = 1000,
+                       .row_ps = 1000,
+                       .sequence_ps = 1000,
+                       .prefill_column_ps = 1000,
+                       .decode_column_ps = 1000};
+  StepCostFit fit(prior, 0.5);
+  StepFeatures step = FeaturesOf({.begin = 10, .rows = 1});
+  step += FeaturesOf({.rows = 5});
+  fit.Add(step, 1'000'000);
+  EXPECT_EQ(fit.cost().step_ps, prior.step_ps);
+  EXPECT_EQ(fit.cost().sequence_ps, prior.sequence_ps);
+  EXPECT_EQ(fit.cost().decode_column_ps, prior.decode_column_ps);
+  EXPECT_GT(fit.cost().row_ps, prior.row_ps);
+  EXPECT_GT(fit.cost().prefill_column_ps, prior.prefill_column_ps);
 }
 
 TEST(StepCostFitTest, OneStepMovesAPriceByAFactorOfTwoAtMost) {

@@ -70,6 +70,11 @@ absl::StatusOr<std::vector<PassShape>> PlanPasses(const v1::EstimateCostRequest&
                                                   int64_t tokens) {
   if (task == v1::COST_TASK_SUMMARIZE) return SummaryPassesOf(request, model, tokens);
   if (task == v1::COST_TASK_SCORE) {
+    if (request.has_max_new_tokens()) {
+      return InvalidField("max_new_tokens",
+                          absl::StrCat("max_new_tokens is ", request.max_new_tokens(),
+                                       "; it must not be set when the task is SCORE"));
+    }
     return PassesOf(PlanScoreWindows(tokens, model.text.context_tokens(), 0));
   }
   const std::optional<int32_t> wanted = request.has_max_new_tokens()

@@ -105,7 +105,8 @@ TEST(ClientLoadTest, ATextInPiecesThatFindsNoRoomIsTriedAgainWhenTheServerSays) 
   const auto event = stream.Next();
   ASSERT_TRUE(event.ok()) << event.status();
   EXPECT_EQ((*event)->final().scored_tokens(), 9);
-  EXPECT_THAT(waits, ElementsAre(absl::Seconds(2.5)));
+  // With its own first backoff on top.
+  EXPECT_THAT(waits, ElementsAre(absl::Seconds(2.7)));
 }
 
 }  // namespace

@@ -78,9 +78,14 @@ TEST(AdmissionTest, TooManyWaitingTokensAreRefusedBeforeAnyWork) {
   server.fake().WaitUntilBlocked();
   held.Start(Prompt(300, 100));
 
-  const absl::Time start = absl::Now();
-  const grpc::Status refused = Generate(server, Prompt(300, 51));
-  const absl::Duration took = absl::Now() - start;
+  grpc::Status refused;
+  absl::Duration least = absl::InfiniteDuration();  // the machine may be busy
+  for (int i = 0; i < 20; ++i) {
+    const absl::Time start = absl::Now();
+    refused = Generate(server, Prompt(300, 51));
+    least = std::min(least, absl::Now() - start);
+  }
+  EXPECT_LT(least, absl::Milliseconds(10));
   EXPECT_EQ(refused.error_code(), grpc::RESOURCE_EXHAUSTED);
   EXPECT_EQ(refused.error_message(),
             "max_waiting_tokens is 150; prompts of 100 tokens wait already, and this one "
@@ -88,8 +93,7 @@ TEST(AdmissionTest, TooManyWaitingTokensAreRefusedBeforeAnyWork) {
   EXPECT_EQ(Reason(refused), "WAITING_ROOM_FULL");
   EXPECT_GE(RetrySeconds(refused), 0.1);
   EXPECT_LE(RetrySeconds(refused), 60);
-  EXPECT_LT(took, absl::Milliseconds(500));  // on a busy machine; 2 ms on an idle one
-  EXPECT_EQ(Rejections(server, "waiting_room_full"), 1);
+  EXPECT_EQ(Rejections(server, "waiting_room_full"), 20);
 
   // An eighth of a text's bytes is the least it is thought to have: 408 / 8 = 51.
   v1::GenerateRequest text;
@@ -109,7 +113,7 @@ TEST(AdmissionTest, TooManyWaitingTokensAreRefusedBeforeAnyWork) {
       ReadAll(server.inference().Summarize(&summarize_context, summarize));
   EXPECT_EQ(Reason(summary.status), "WAITING_ROOM_FULL");
   EXPECT_TRUE(summary.events.empty());
-  EXPECT_EQ(Rejections(server, "waiting_room_full"), 4);
+  EXPECT_EQ(Rejections(server, "waiting_room_full"), 23);
 
   held.Start(Prompt(300, 50));  // there is room for this one
   held.Finish();
@@ -236,6 +240,22 @@ TEST(AdmissionTest, LeastTokensOfAnInput) {
 }
 
 // ---------------------------------------------------------------- priorities and tenants
+
+TEST(SchedulingTest, CallsAreComputedTogether) {
+  TestServer server;
+  server.fake().Block();
+  Held held(server);
+  held.Start(Prompt(300, 2, 50));
+  server.fake().WaitUntilBlocked();
+  for (int32_t first : {1000, 2000, 3000}) held.Start(Prompt(first, 2, 50));
+  held.Finish();
+  size_t most = 0;
+  for (const RecordedStep& step : server.fake().steps()) {
+    most = std::max(most, step.items.size());
+  }
+  EXPECT_EQ(most, 4u);
+  EXPECT_LT(server.fake().num_steps(), 60);  // 200 one by one
+}
 
 TEST(SchedulingTest, APriorityOutOfRangeIsRefused) {
   TestServer server;

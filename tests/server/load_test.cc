@@ -303,6 +303,12 @@ TEST(EstimateCostTest, RefusalsNameTheField) {
          r.mutable_input()->mutable_chat();
        },
        "input.chat: input.chat is for Generate; it must be text or token_ids"},
+      {"ScoreTokens",
+       [](auto& r) {
+         r.set_task(v1::COST_TASK_SCORE);
+         r.set_max_new_tokens(7);
+       },
+       "max_new_tokens: max_new_tokens is 7; it must not be set when the task is SCORE"},
       {"SummaryTokens",
        [](auto& r) {
          r.set_task(v1::COST_TASK_SUMMARIZE);

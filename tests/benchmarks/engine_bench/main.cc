@@ -1,5 +1,5 @@
 // What batching, chunked prefill and the prefix cache give, in process on a real model.
-//   engine_bench MODEL_FOLDER batching|mixed|prefix|overhead ...
+//   engine_bench MODEL_FOLDER batching|mixed|prefix|overhead|simulated ...
 //   engine_bench sleep
 // Prints one JSON line a measurement. docs/benchmarks.md says what each is for.
 #include <cstdio>
@@ -14,6 +14,7 @@
 #include "core/engine/measure_step_cost.h"
 #include "core/runner/runner.h"
 #include "tests/benchmarks/engine_bench/measure.h"
+#include "tests/benchmarks/engine_bench/simulated.h"
 
 namespace quire {
 namespace {
@@ -27,9 +28,9 @@ class Bench {
  public:
   explicit Bench(const std::string& folder) : files_(OpenModelFiles(folder).value()) {
     LoadedRunner loaded = LoadRunner(files_, {}).value();
-    EngineOptions options{
-        .kv = loaded.kv,
-        .model = {files_.config.vocab_size, files_.config.max_positions}};
+    EngineOptions& options = options_;
+    options.kv = loaded.kv;
+    options.model = {files_.config.vocab_size, files_.config.max_positions};
     options.step_cost =
         MeasureStepCost(*loaded.runner, options.kv, options.model).value();
     const StepCost& c = options.step_cost;
@@ -158,6 +159,14 @@ class Bench {
     steps_.clear();
   }
 
+  // The same arrivals on the engine and in the simulator, whose cost model has learned
+  // from other arrivals.
+  void Simulated() {
+    CompareWithSimulation(*engine_, options_, [this](uint64_t seed, int64_t tokens) {
+      return Prompt(seed, static_cast<int32_t>(tokens));
+    });
+  }
+
   void ClearSteps() { steps_.clear(); }
 
   static void PrintOverhead(const char* bench, int clients,
@@ -190,6 +199,7 @@ class Bench {
   }
 
   const ModelFiles files_;
+  EngineOptions options_;
   std::vector<TimedStep> steps_;
   std::unique_ptr<Engine> engine_;
 };
@@ -220,9 +230,10 @@ void Sleep() {
 int Main(int argc, char** argv) {
   if (argc == 2 && std::string(argv[1]) == "sleep") return Sleep(), 0;
   if (argc < 3) {
-    std::fprintf(stderr,
-                 "usage: engine_bench MODEL batching|mixed|prefix|overhead ...\n"
-                 "       engine_bench sleep\n");
+    std::fprintf(
+        stderr,
+        "usage: engine_bench MODEL batching|mixed|prefix|overhead|simulated ...\n"
+        "       engine_bench sleep\n");
     return 2;
   }
   Bench bench(argv[1]);
@@ -232,6 +243,7 @@ int Main(int argc, char** argv) {
     if (name == "batching") bench.Batching();
     if (name == "mixed") bench.Mixed(16000);
     if (name == "prefix") bench.Prefix(6000);
+    if (name == "simulated") bench.Simulated();
     if (name == "overhead") {
       for (const int clients : {1, 8, 64}) bench.Overhead(clients);
     }

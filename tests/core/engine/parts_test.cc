@@ -290,10 +290,8 @@ class PricedRunner final : public ModelRunner {
       computed_.push_back(item.id);
     }
     released_.insert(released_.end(), input.released.begin(), input.released.end());
-    const std::chrono::nanoseconds price(cost_.Nanoseconds(features));
-    while (!input.items.empty() && std::chrono::steady_clock::now() < began + price) {
-      std::this_thread::yield();
-    }
+    std::this_thread::sleep_until(began +
+                                  std::chrono::nanoseconds(cost_.Nanoseconds(features)));
     return results;
   }
   const std::vector<RequestId>& computed() const { return computed_; }
@@ -310,12 +308,12 @@ constexpr ModelLimits kModel{.vocab_size = 1000, .max_positions = 2048};
 // Steps of known prices, within 30 %: the prices themselves may be mixed up where few
 // steps tell them apart.
 TEST(MeasureStepCostTest, FindsWhatStepsTake) {
-  const StepCost real{.step_ps = 1'000'000'000,
-                      .row_ps = 60'000'000,
-                      .sequence_ps = 20'000'000,
-                      .sample_ps = 10'000'000,
-                      .prefill_column_ps = 60'000,
-                      .decode_column_ps = 100'000};
+  const StepCost real{.step_ps = 3'000'000'000,
+                      .row_ps = 150'000'000,
+                      .sequence_ps = 50'000'000,
+                      .sample_ps = 30'000'000,
+                      .prefill_column_ps = 100'000,
+                      .decode_column_ps = 400'000};
   PricedRunner runner(real);
   const absl::StatusOr<StepCost> cost = MeasureStepCost(runner, kKv, kModel);
   ASSERT_TRUE(cost.ok()) << cost.status();

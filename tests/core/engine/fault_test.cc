@@ -184,6 +184,20 @@ TEST_F(FaultTest, ACopyWhoseRequestFailedHoldsNothing) {
   EXPECT_EQ(model_.steps()[3].copies.size(), 0u);
 }
 
+// Its whole pages were published when they were computed; the last one, begun, is not.
+TEST_F(FaultTest, WhoFailedPublishesNothingMore) {
+  options_.prefix_caching = PrefixCaching::kPerTenant;
+  model_.set_fail_item([](const StepItem& item) {
+    return item.id == RequestId{1} && item.begin == 18 ? absl::DataLossError("bits")
+                                                       : absl::OkStatus();
+  });
+  Start();
+  EXPECT_EQ(Run(Generate(Tokens(18, 0), 3)).status, absl::DataLossError("bits"));
+  EXPECT_EQ(Run(Generate(Tokens(18, 0), 3)).usage.cached_tokens, 16);
+  EXPECT_EQ(Run(Generate(Tokens(18, 0), 3)).usage.cached_tokens, 17);
+  ExpectAllBlocksBack();
+}
+
 TEST_F(FaultTest, ACopyThatWasNotMadeIsNotPublished) {
   options_.prefix_caching = PrefixCaching::kPerTenant;
   Start();

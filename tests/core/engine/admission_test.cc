@@ -249,6 +249,21 @@ TEST_F(AdmissionTest, OthersTakeTime) {
   ReleaseAndDrain();
 }
 
+// A newcomer is not ahead of all who were served before it came.
+TEST_F(AdmissionTest, ANewTenantWaitsForItsTurn) {
+  Start();
+  Run(Generate(Tokens(40, 0), 10));
+  model_.Block();
+  Submit(Generate({1}, 40));
+  model_.WaitUntilBlocked();
+  Submit(Generate(Tokens(48, 0), 40));
+  const absl::Duration first_token =
+      engine_->Estimate(ShapeOf(OfTenant(Generate(Tokens(16, 0), 20), "b"))).first_token;
+  EXPECT_GE(first_token, absl::Seconds(4));  // 64 rows, of 15 a step
+  EXPECT_LE(first_token, absl::Seconds(6));
+  ReleaseAndDrain();
+}
+
 TEST_F(AdmissionTest, TheRatioOfRealToEstimatedTimesIsReported) {
   Start(&observer_);
   model_.set_on_step([this](const StepInput&) { clock_.Advance(absl::Seconds(2)); });

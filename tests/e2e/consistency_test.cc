@@ -129,7 +129,7 @@ TEST_F(ConsistencyTest, AnAnswersLogprobsAreWhatScoringItAdds) {
 
 TEST_F(ConsistencyTest, ChunksOfThePromptChangeNothing) {
   Server other({ModelFolder("quire-19m")},
-               {"--compute", "float32", "--chunk-tokens", "37"});
+               {"--compute", "float32", "--chunk-tokens", "37", "--max-running", "37"});
   ASSERT_TRUE(other.ready()) << other.log();
   RawClient other_client(other.grpc());
   const v1::ScoreRequest request = ScoreOf(SampleText(4000));

@@ -286,7 +286,8 @@ TEST(StartupTest, ABadConfigFileIsFoundByCheckConfig) {
 }
 
 TEST(StartupTest, CheckConfigPrintsWhatWouldHold) {
-  const TemporaryFile file(R"({"model": "m", "max_waiting": 3, "chunk_tokens": 5})");
+  const TemporaryFile file(
+      R"({"model": "m", "max_running": 4, "max_waiting": 3, "chunk_tokens": 5})");
   const ProcessResult result =
       RunServerBinary({"--config", file.path(), "--check-config", "--max-waiting", "7"},
                       {"QUIRE_CHUNK_TOKENS=6", "QUIRE_MAX_WAITING=8"});

@@ -186,12 +186,47 @@ TEST(RunnerTest, RefusesItemsThatBreakTheRules) {
        "the model has"},
   };
   for (const BadItem& bad : cases) {
-    const auto result = loaded.runner->Step({.items = {bad.item}});
-    EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument) << bad.name;
-    EXPECT_THAT(std::string(result.status().message()), HasSubstr(bad.message))
+    // The item beside it is computed.
+    const auto results =
+        loaded.runner->Step({.items = {bad.item, {.tokens = ok, .blocks = blocks}}})
+            .value();
+    ASSERT_EQ(results.size(), 2u);
+    EXPECT_EQ(results[0].status.code(), absl::StatusCode::kInvalidArgument) << bad.name;
+    EXPECT_THAT(std::string(results[0].status.message()), HasSubstr(bad.message))
         << bad.name;
+    EXPECT_EQ(results[1].status, absl::OkStatus());
+    EXPECT_GT(results[1].attention.work.columns, 0);
   }
-  EXPECT_TRUE(loaded.runner->Step({.items = {{.tokens = ok, .blocks = blocks}}}).ok());
+}
+
+TEST(RunnerTest, RefusesCopiesOfBlocksThatAreNotThere) {
+  LoadedRunner loaded = LoadOrDie(kTiny, ComputeType::kFloat32);
+  const absl::Status status =
+      loaded.runner->Step({.copies = {{BlockId{0}, BlockId{1 << 30}}}}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("copied cache block 1073741824"));
+}
+
+TEST(RunnerTest, ACopiedBlockIsAsGoodAsTheOneItWasCopiedFrom) {
+  LoadedRunner loaded = LoadOrDie(kTiny, ComputeType::kFloat32);
+  const std::vector<TokenId> tokens = Tokens(31, 260);
+  const std::vector<BlockId> first = Blocks(0, 2), second = {BlockId{0}, BlockId{9}};
+  StepOrDie(loaded, {.id = RequestId{1}, .tokens = tokens, .blocks = first});
+  const StepItem last = {.begin = 30,
+                         .tokens = absl::MakeSpan(tokens).subspan(30),
+                         .sample = true,
+                         .top_logprobs = 5};
+  StepItem original = last, copied = last;
+  original.id = RequestId{1};
+  original.blocks = first;
+  copied.id = RequestId{2};
+  copied.blocks = second;
+  const auto results =
+      loaded.runner
+          ->Step({.items = {original, copied}, .copies = {{BlockId{1}, BlockId{9}}}})
+          .value();
+  EXPECT_EQ(results[0].sampled->token, results[1].sampled->token);
+  EXPECT_EQ(results[0].sampled->logprob, results[1].sampled->logprob);
 }
 
 TEST(LoadRunnerTest, RefusesWhatCannotRun) {
@@ -257,13 +292,13 @@ TEST_F(CompactTest, DropsPagesAndGoesOn) {
 TEST_F(CompactTest, RefusesBlocksThatAreMissingOrComeBack) {
   StepOrDie(loaded_, Item(0, 600));
   blocks_[2] = kNoBlock;
-  absl::Status status = loaded_.runner->Step({.items = {Item(600, 50)}}).status();
+  absl::Status status = StepOrDie(loaded_, Item(600, 50)).status;
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("cache block 2 is there"));
   blocks_[2] = BlockId{2};
   const StepResult result = StepOrDie(loaded_, Item(600, 50));
   ASSERT_FALSE(result.dropped_blocks.empty());
-  status = loaded_.runner->Step({.items = {Item(650, 1)}}).status();
+  status = StepOrDie(loaded_, Item(650, 1)).status;
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("was dropped"));
 }
@@ -274,7 +309,7 @@ TEST(SparseRunnerTest, NeedsBlocksOfAGroup) {
   const std::vector<BlockId> blocks = Blocks(0, 1);
   StepItem item = {.tokens = tokens, .blocks = blocks};
   item.attention.mode = AttentionMode::kRefined;
-  const absl::Status status = loaded.runner->Step({.items = {item}}).status();
+  const absl::Status status = StepOrDie(loaded, item).status;
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("cache blocks of 64 tokens"));
 }

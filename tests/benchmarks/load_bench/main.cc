@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <vector>
 
-#include "tests/benchmarks/load_bench/load.h"
+#include "tests/support/load/load.h"
 
 int main(int argc, char** argv) {
   CLI::App app("Open-loop load on a running quire-server.");

@@ -1,4 +1,4 @@
-#include "tests/benchmarks/load_bench/load.h"
+#include "tests/support/load/load.h"
 
 #include <google/rpc/error_details.pb.h>
 #include <google/rpc/status.pb.h>

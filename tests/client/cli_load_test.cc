@@ -14,8 +14,8 @@ namespace {
 using client::testing::HappyScript;
 using client::testing::Script;
 using testing::CliTest;
-using testing::Program;
 using ::testing::HasSubstr;
+using testing::Program;
 using Json = nlohmann::json;
 
 class CliLoadTest : public CliTest {

@@ -122,7 +122,8 @@ struct FinishReport {
   double end_ratio = 0;
 };
 
-// Told about the engine's work. Called from the engine thread; must not block.
+// Told about the engine's work. Called from the engine thread, OnWouldRefuse from those
+// that submit; must neither block nor call the engine.
 class EngineObserver {
  public:
   virtual ~EngineObserver() = default;

@@ -201,7 +201,8 @@ void Admission::Publish(const Batch& batch, const StepReporter::Totals& totals,
       .preemptions = batch.preemptions(),
       .step_cost = batch.step_cost().cost(),
       .step_cost_error = batch.step_cost().error()};
-  for (const auto& request : batch.requests()) {
+  for (size_t i = 0; stats.waiting > 0 && i < batch.requests().size(); ++i) {
+    const auto& request = batch.requests()[i];
     if (!request->running) stats.waiting_tokens += request->scheduled.prompt_tokens;
   }
   std::lock_guard lock(mutex_);

@@ -201,6 +201,8 @@ void Batch::Publish(BatchRequest& request, int64_t page, int64_t tokens) {
 }
 
 void Batch::Computed(BatchRequest& request) {
+  const int64_t next = int64_t{request.shared_pages + 1} * options_.kv.tokens_per_block;
+  if (!request.publishes || next > ComputedOf(request)) return;
   std::lock_guard lock(mutex_);
   PublishPages(request);
 }

@@ -248,11 +248,11 @@ bool BatchingEngine::FinishEnded() {
 // False: nothing could be computed.
 bool BatchingEngine::Step() {
   if (batch_.requests().empty()) return false;
-  const Batch::Planned planned = batch_.Plan(clock_.Now());
+  Batch::Planned planned = batch_.Plan(clock_.Now());
   reporter_.OnPlan(batch_.schedule(), planned);
   // A step that is tried again, item by item, was not planned from anything.
   if (!planned.state.requests.empty()) {
-    admission_.PublishState(planned.state, batch_.tenants());
+    admission_.PublishState(std::move(planned.state), batch_.tenants());
   }
   if (planned.input.items.empty()) return false;
   Publish();

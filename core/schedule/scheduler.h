@@ -57,7 +57,7 @@ struct ScheduleOptions {
   // While others decode, a step with prompts takes at most this share of the decodes'
   // own step, in percent; > 100.
   int32_t decode_stretch_percent = 180;
-  int32_t min_chunk_tokens = 4;  // the first prompt in line gets these in any case
+  int32_t min_chunk_tokens = 8;  // the first prompt in line gets these in any case
   int64_t aging_ns = 10'000'000'000;
   int64_t overdue_ns = 60'000'000'000;
   // Kept free when a sequence starts, for those that grow.

@@ -1,16 +1,15 @@
-// What streaming through gRPC costs: the same generation through the engine in process
-// and through the service over loopback, by turns, in one process and on one loaded
-// model.
-//   stream_bench MODEL_FOLDER [PROMPT_TOKENS [NEW_TOKENS [ROUNDS]]]
-// Prints one JSON line: medians of both and their ratio.
+// What engine and gRPC cost: the same generations by so many clients at a time, through
+// the engine in process and through the service over loopback, by turns, in one process
+// and on one loaded model; beside them the time that the model's runner itself took.
+//   stream_bench MODEL_FOLDER [PROMPT_TOKENS [NEW_TOKENS [ROUNDS [CLIENTS]]]]
+// Prints one JSON line: medians, and ratios to the runner's time.
 #include <grpcpp/grpcpp.h>
 #include <prometheus/registry.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/base/clock.h"
@@ -23,49 +22,53 @@
 #include "server/rpc/call_services.h"
 #include "server/rpc/grpc_server.h"
 #include "server/rpc/serving_state.h"
+#include "tests/benchmarks/engine_bench/measure.h"
 
 namespace quire::server {
 namespace {
 
-double Seconds() {
-  return std::chrono::duration<double>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 struct Problem {
   std::vector<TokenId> prompt;
   int32_t new_tokens = 0;
+  int clients = 1;
+
+  // Each client's own: no page is shared.
+  std::vector<TokenId> PromptOf(int client) const {
+    std::vector<TokenId> own = prompt;
+    own.front() = static_cast<TokenId>(300 + client);
+    return own;
+  }
 };
 
 double InProcess(Engine& engine, const Problem& problem) {
   const double start = Seconds();
-  GenerateRequest request = {.prompt = problem.prompt,
-                             .max_new_tokens = problem.new_tokens};
-  auto stream =
-      RequestStream::Open(engine, {.work = std::move(request)}, nullptr).value();
-  while (!std::holds_alternative<Finished>(stream->Next())) {
+  std::vector<std::unique_ptr<Request>> requests;
+  for (int i = 0; i < problem.clients; ++i) {
+    requests.push_back(std::make_unique<Request>(
+        engine,
+        EngineRequest{.work = GenerateRequest{.prompt = problem.PromptOf(i),
+                                              .max_new_tokens = problem.new_tokens}}));
   }
+  for (auto& request : requests) request->Wait();
   return Seconds() - start;
 }
 
-double ThroughGrpc(v1::InferenceService::Stub& stub, const Problem& problem) {
-  const double start = Seconds();
+void OneThroughGrpc(const std::string& address, const Problem& problem, int client) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  const auto stub = v1::InferenceService::NewStub(
+      grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
   v1::GenerateRequest request;
-  request.mutable_input()->mutable_token_ids()->mutable_ids()->Assign(
-      problem.prompt.begin(), problem.prompt.end());
+  const std::vector<TokenId> prompt = problem.PromptOf(client);
+  request.mutable_input()->mutable_token_ids()->mutable_ids()->Assign(prompt.begin(),
+                                                                      prompt.end());
   request.set_max_new_tokens(problem.new_tokens);
   request.set_ignore_eos(true);
   request.mutable_sampling()->set_temperature(0);
   request.mutable_sampling()->set_repetition_penalty(1);
   request.mutable_sampling()->set_no_repeat_ngram(0);
   grpc::ClientContext context;
-  auto reader = stub.Generate(&context, request);
+  auto reader = stub->Generate(&context, request);
   v1::GenerateResponse event;
   while (reader->Read(&event)) {
   }
@@ -74,28 +77,47 @@ double ThroughGrpc(v1::InferenceService::Stub& stub, const Problem& problem) {
     std::fprintf(stderr, "%s\n", status.error_message().c_str());
     std::exit(1);
   }
+}
+
+double ThroughGrpc(const std::string& address, const Problem& problem) {
+  const double start = Seconds();
+  std::vector<std::thread> clients;
+  for (int i = 0; i < problem.clients; ++i) {
+    clients.emplace_back([&, i] { OneThroughGrpc(address, problem, i); });
+  }
+  for (std::thread& client : clients) client.join();
   return Seconds() - start;
 }
 
+double RunnerSeconds(std::vector<TimedStep>& steps) {
+  double seconds = 0;
+  for (const TimedStep& step : steps) seconds += step.ended - step.began;
+  steps.clear();
+  return seconds;
+}
+
 std::unique_ptr<ServedModel> LoadModel(const std::string& folder,
-                                       EngineObserver& observer) {
+                                       EngineObserver& observer,
+                                       std::vector<TimedStep>& steps) {
   const ModelFiles files = OpenModelFiles(folder).value();
   LoadedRunner loaded = LoadRunner(files, {}).value();
   auto model = std::make_unique<ServedModel>(
       ServedModel{.text = TextModel::FromFiles(files).value()});
   model->text.engine =
       Engine::Start({.kv = loaded.kv,
-                     .model = {files.config.vocab_size, files.config.max_positions}},
-                    std::move(loaded.runner), &observer, SystemClock())
+                     .model = {files.config.vocab_size, files.config.max_positions},
+                     .prefix_caching = PrefixCaching::kOff},
+                    std::make_unique<TimedRunner>(std::move(loaded.runner), steps),
+                    &observer, SystemClock())
           .value();
   return model;
 }
 
 int Main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(
-        stderr,
-        "usage: stream_bench MODEL_FOLDER [PROMPT_TOKENS [NEW_TOKENS [ROUNDS]]]\n");
+    std::fprintf(stderr,
+                 "usage: stream_bench MODEL_FOLDER [PROMPT_TOKENS [NEW_TOKENS [ROUNDS "
+                 "[CLIENTS]]]]\n");
     return 2;
   }
   const auto argument = [&](int i, int otherwise) {
@@ -109,28 +131,32 @@ int Main(int argc, char** argv) {
   CallServices services({}, state, metrics, log, SystemClock());
   auto grpc_server = GrpcServer::Start({}, services).value();
   std::vector<std::unique_ptr<ServedModel>> models;
-  models.push_back(LoadModel(argv[1], step_metrics));
+  std::vector<TimedStep> steps;
+  models.push_back(LoadModel(argv[1], step_metrics, steps));
   Engine& engine = *models[0]->text.engine;
   const int32_t vocab = models[0]->text.config.vocab_size;
   state.Serve(ModelRegistry::Make(std::move(models)).value());
 
-  Problem problem = {.new_tokens = argument(3, 256)};
+  Problem problem = {.new_tokens = argument(3, 256), .clients = argument(5, 1)};
   for (int i = 0; i < argument(2, 512); ++i)
     problem.prompt.push_back((i * 7919 + 13) % vocab);
-  const auto stub = v1::InferenceService::NewStub(
-      grpc::CreateChannel(grpc_server->address(), grpc::InsecureChannelCredentials()));
   InProcess(engine, problem);  // untimed
-  std::vector<double> inside, outside;
+  steps.clear();
+  std::vector<double> inside, outside, runner;
   for (int round = 0; round < argument(4, 7); ++round) {
     inside.push_back(InProcess(engine, problem));
-    outside.push_back(ThroughGrpc(*stub, problem));
+    runner.push_back(RunnerSeconds(steps));
+    outside.push_back(ThroughGrpc(grpc_server->address(), problem));
+    steps.clear();
   }
+  const double own = Quantile(runner, .5);
   std::printf(
-      "{\"prompt_tokens\": %zu, \"new_tokens\": %d, \"rounds\": %zu, "
-      "\"in_process_seconds\": %.4f, "
-      "\"grpc_seconds\": %.4f, \"ratio\": %.4f}\n",
-      problem.prompt.size(), problem.new_tokens, inside.size(), Median(inside),
-      Median(outside), Median(outside) / Median(inside));
+      "{\"clients\": %d, \"prompt_tokens\": %zu, \"new_tokens\": %d, \"rounds\": %zu, "
+      "\"runner_seconds\": %.4f, \"in_process_seconds\": %.4f, \"grpc_seconds\": %.4f, "
+      "\"in_process_ratio\": %.4f, \"grpc_ratio\": %.4f}\n",
+      problem.clients, problem.prompt.size(), problem.new_tokens, inside.size(), own,
+      Quantile(inside, .5), Quantile(outside, .5), Quantile(inside, .5) / own,
+      Quantile(outside, .5) / own);
   grpc_server->Shutdown(absl::Seconds(5));
   return 0;
 }

@@ -44,7 +44,7 @@ ScheduleOptions Options() {
 }
 
 constexpr std::string_view kOptionsLine =
-    "quire-schedule 1 256 512 4096 2 250000000 180 4 10000000000 60000000000 4 100 32";
+    "quire-schedule 1 256 512 4096 2 250000000 180 8 10000000000 60000000000 4 100 32";
 
 TEST(TraceTest, IsALineOfNumbers) {
   EXPECT_EQ(FormatTraceOptions(Options()), kOptionsLine);

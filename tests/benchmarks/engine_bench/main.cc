@@ -1,6 +1,7 @@
 // What batching, chunked prefill and the prefix cache give, in process on a real model.
 //   engine_bench MODEL_FOLDER batching|mixed|prefix|overhead|simulated ...
 //   engine_bench sleep
+// mixed=PERCENT: with that decode_stretch_percent.
 // Prints one JSON line a measurement. docs/benchmarks.md says what each is for.
 #include <cstdio>
 #include <cstdlib>
@@ -26,7 +27,9 @@ EngineRequest Ask(std::vector<TokenId> prompt, int32_t new_tokens) {
 
 class Bench {
  public:
-  explicit Bench(const std::string& folder) : files_(OpenModelFiles(folder).value()) {
+  Bench(const std::string& folder, int32_t decode_stretch_percent)
+      : files_(OpenModelFiles(folder).value()) {
+    options_.decode_stretch_percent = decode_stretch_percent;
     LoadedRunner loaded = LoadRunner(files_, {}).value();
     EngineOptions& options = options_;
     options.kv = loaded.kv;
@@ -113,13 +116,15 @@ class Bench {
     }
     const double p99 = Quantile(without, .99), p99_with = Quantile(with, .99);
     std::printf(
-        "{\"bench\": \"mixed\", \"long_tokens\": %d, \"itl_ms\": {\"p50\": %.2f, "
+        "{\"bench\": \"mixed\", \"decode_stretch_percent\": %d, \"long_tokens\": %d, "
+        "\"itl_ms\": {\"p50\": %.2f, "
         "\"p99\": %.2f}, \"itl_with_prefill_ms\": {\"p50\": %.2f, \"p99\": %.2f}, "
         "\"p99_ratio\": %.2f, \"prefill_alone_s\": %.2f, \"prefill_mixed_s\": %.2f, "
         "\"prefill_loses\": %.3f, \"rows_per_step\": %.0f}\n",
-        long_tokens, 1e3 * Quantile(without, .5), 1e3 * p99, 1e3 * Quantile(with, .5),
-        1e3 * p99_with, p99_with / p99, alone_seconds, times.first_token(),
-        1 - alone_seconds / times.first_token(), Quantile(rows, .5));
+        options_.decode_stretch_percent, long_tokens, 1e3 * Quantile(without, .5),
+        1e3 * p99, 1e3 * Quantile(with, .5), 1e3 * p99_with, p99_with / p99,
+        alone_seconds, times.first_token(), 1 - alone_seconds / times.first_token(),
+        Quantile(rows, .5));
   }
 
   // Two questions about one document.
@@ -236,12 +241,16 @@ int Main(int argc, char** argv) {
         "       engine_bench sleep\n");
     return 2;
   }
-  Bench bench(argv[1]);
+  int32_t stretch = EngineOptions().decode_stretch_percent;
+  for (int i = 2; i < argc; ++i) {
+    if (std::string(argv[i]).rfind("mixed=", 0) == 0) stretch = std::atoi(argv[i] + 6);
+  }
+  Bench bench(argv[1], stretch);
   for (int i = 2; i < argc; ++i) {
     const std::string name = argv[i];
     bench.ClearSteps();
     if (name == "batching") bench.Batching();
-    if (name == "mixed") bench.Mixed(16000);
+    if (name.rfind("mixed", 0) == 0) bench.Mixed(16000);
     if (name == "prefix") bench.Prefix(6000);
     if (name == "simulated") bench.Simulated();
     if (name == "overhead") {

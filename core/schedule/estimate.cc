@@ -249,7 +249,10 @@ double Fluid::RowsOfStep(const Prompts& kind, double share, double decode_ns) co
   const double rows = std::max(1.0, options_.step_tokens - decodes);
   double limit_ns = kInfinite;
   if (decodes > 0) {
-    limit_ns = decode_ns * options_.decode_stretch_percent / 100;
+    const size_t startable = free_ > options_.spare_blocks ? short_.waiting.size() : 0;
+    const auto shorts = static_cast<int64_t>(short_.begun.size() + startable);
+    limit_ns = static_cast<double>(
+        MixedStepNs(options_, static_cast<int64_t>(decode_ns), shorts));
   } else if (options_.step_ns > 0) {
     limit_ns = static_cast<double>(options_.step_ns);
   }

@@ -41,6 +41,19 @@ inline int64_t BlocksToStart(const KvGeometry& kv, const ScheduledRequest& reque
       kv, request.pinned ? request.max_tokens : std::max(request.known_tokens, next));
 }
 
+// How long a step may be in which answers, whose own step takes decode_ns, go on beside
+// prompts: each short prompt that waits for rows adds to what the answers put up with.
+inline int64_t MixedStepNs(const ScheduleOptions& options, int64_t decode_ns,
+                           int64_t short_prompts) {
+  constexpr int64_t kMostCounted = 16;
+  const int64_t stretch = options.decode_stretch_percent - 100;
+  const int64_t least = decode_ns + decode_ns / 100 * stretch;
+  const int64_t more =
+      decode_ns +
+      decode_ns / 100 * stretch * std::clamp(short_prompts, int64_t{1}, kMostCounted);
+  return options.step_ns == 0 ? more : std::max(least, std::min(more, options.step_ns));
+}
+
 // Its next `rows` tokens, as far as their cost goes.
 inline RowRange RowsOf(const ScheduledRequest& request, int64_t rows) {
   return {.begin = request.computed_tokens,

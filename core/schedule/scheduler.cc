@@ -12,9 +12,8 @@ namespace {
 
 constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
 
-int64_t Percent(int64_t value, int32_t percent) {
-  return value > kNoLimit / percent ? kNoLimit : value * percent / 100;
-}
+// A cost that is no cost: what is made of it must not overflow.
+constexpr int64_t kLongestDecodeNs = int64_t{1} << 40;  // 18 minutes
 
 // One call of PlanStep.
 //
@@ -105,6 +104,7 @@ class Planner {
   std::vector<bool> preempted_;   // empty: none
   int64_t free_;                  // blocks; those that waiting ones could start with
   int32_t running_ = 0;
+  int64_t short_begun_ = 0, short_waiting_ = 0;  // prompts that want rows
 
   int64_t rows_ = 0;      // left in the step
   int64_t limit_ns_ = 0;  // for the whole step
@@ -123,6 +123,9 @@ class Planner {
 
 void Planner::SortOut() {
   for (size_t i = 0; i < state_.requests.size(); ++i) {
+    if (!Decodes(At(i)) && !IsLong(options_, At(i))) {
+      ++(At(i).running ? short_begun_ : short_waiting_);
+    }
     if (!At(i).running) continue;
     ++running_;
     (Decodes(At(i)) ? decodes_ : prompts_).push_back(static_cast<int32_t>(i));
@@ -206,7 +209,9 @@ void Planner::AddDecode(const ScheduledRequest& request) {
 void Planner::SetBudget() {
   const int64_t decode_ns = state_.cost.Nanoseconds(step_);
   if (!decodes_.empty()) {
-    limit_ns_ = Percent(decode_ns, options_.decode_stretch_percent);
+    const int64_t startable = free_ > options_.spare_blocks ? short_waiting_ : 0;
+    limit_ns_ = MixedStepNs(options_, std::min(decode_ns, kLongestDecodeNs),
+                            short_begun_ + startable);
   } else {
     limit_ns_ = options_.step_ns == 0 ? kNoLimit : options_.step_ns;
   }

@@ -54,8 +54,9 @@ struct ScheduleOptions {
   int32_t max_long_prefills = 2;
   // The longest step wanted while only prompts are read; 0: no limit.
   int64_t step_ns = 250'000'000;
-  // While others decode, a step with prompts takes at most this share of the decodes'
-  // own step, in percent; > 100.
+  // While others decode, a step with prompts takes at most this share of the decodes' own
+  // step, in percent; > 100. Each short prompt in line, up to 16, adds as much again, up
+  // to step_ns: a single text hardly slows the answers down, a crowd is not kept waiting.
   int32_t decode_stretch_percent = 180;
   int32_t min_chunk_tokens = 8;  // the first prompt in line gets these in any case
   int64_t aging_ns = 10'000'000'000;

@@ -93,8 +93,8 @@ int64_t StepCost::Nanoseconds(const StepFeatures& features) const {
   return ps / 1000 + (ps % 1000 != 0 ? 1 : 0);
 }
 
-// quire-135m in bfloat16 on two cores of an AMD EPYC (Zen 4), 24 November 2026; sparse rows
-// from the gains at 16,384 and 30,720 tokens in docs/dga-findings.md.
+// quire-135m in bfloat16 on two cores of an AMD EPYC (Zen 4), 24 November 2026; sparse
+// rows from the gains at 16,384 and 30,720 tokens in docs/dga-findings.md.
 StepCost DefaultStepCost() {
   return {.step_ps = 7'000'000'000,
           .row_ps = 650'000'000,

@@ -241,8 +241,9 @@ TEST(EstimateAgainstSimulationTest, WithMemoryForAll) {
 TEST(EstimateAgainstSimulationTest, WithLittleMemory) {
   Ratios ratios;
   for (uint32_t seed = 1001; seed <= 1120; ++seed) AddCase(seed, true, ratios);
-  ExpectWithin("first_token", ratios.first, 1.3, 2.5);
-  ExpectWithin("end", ratios.end, 1.3, 2.5);
+  // How crowds of prompts share steps depends on who finds memory: known less well.
+  ExpectWithin("first_token", ratios.first, 1.5, 3);
+  ExpectWithin("end", ratios.end, 1.5, 3);
 }
 
 }  // namespace

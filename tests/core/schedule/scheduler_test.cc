@@ -280,6 +280,18 @@ TEST_F(SchedulerTest, AlonelyLongOneTakesAll) {
   EXPECT_THAT(Plan().items, ElementsAre(Item(1, 64, 19)));
 }
 
+TEST_F(SchedulerTest, EachShortPromptInLineMakesAMixedStepLonger) {
+  state_.cost = CostOfRows();
+  options_.min_chunk_tokens = 1;
+  Add(Decoding(1, 20, 25));  // 11 ms; 8.8 for one prompt, 17.6 for two
+  Add(Begun(2, 100, 0, 1));
+  EXPECT_THAT(Plan().items, ElementsAre(Item(1, 1, 2), Item(2, 8, 7)));
+  Add(Begun(3, 100, 0, 2));
+  EXPECT_THAT(Plan().items, ElementsAre(Item(1, 1, 2), Item(2, 17, 7)));
+  options_.step_ns = 21 * kMs;  // no longer than a step without decodes
+  EXPECT_THAT(Plan().items, ElementsAre(Item(1, 1, 2), Item(2, 10, 7)));
+}
+
 TEST_F(SchedulerTest, LongOnesShareAQuarterOfTheTimeBesideTheDecodes) {
   state_.cost = CostOfRows();
   options_.decode_stretch_percent = 300;

@@ -105,7 +105,8 @@ absl::Status Admission::CheckDeadline(const RequestShape& shape,
   if (later.prompt_tokens > 0) {
     end_ns += estimator_.Alone(schedule_, cost, ScheduledOf(later, now)).end_ns;
   }
-  if (now + absl::Nanoseconds(end_ns) <= shape.deadline) return absl::OkStatus();
+  const absl::Duration cautious = absl::Nanoseconds(end_ns) * estimator_.caution();
+  if (now + cautious <= shape.deadline) return absl::OkStatus();
   if (options_.admission == AdmissionMode::kReport) {
     if (comes) reporter_.OnWouldRefuse();
     return absl::OkStatus();

@@ -53,7 +53,14 @@ double TimeEstimator::LearnFirstToken(int64_t estimated_ns, absl::Duration real)
 }
 
 double TimeEstimator::LearnEnd(int64_t estimated_ns, absl::Duration real) {
-  return Learn(estimated_ns, real, log_end_);
+  const double ratio = Learn(estimated_ns, real, log_end_);
+  if (ratio > 0) end_error_ += kWeight * (std::abs(std::log(ratio)) - end_error_);
+  return ratio;
+}
+
+double TimeEstimator::caution() const {
+  constexpr double kErrors = 1.5;  // mean errors that are allowed for
+  return std::min(2.0, std::exp(kErrors * end_error_));
 }
 
 int32_t TimeEstimator::expected_percent() const {

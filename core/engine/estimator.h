@@ -26,12 +26,18 @@ class TimeEstimator {
 
   int32_t expected_percent() const;
 
+  // What an estimated end is to be multiplied with before it is held against a deadline:
+  // 1 and more, up to 2, by how far off the last estimates were. An engine that lets
+  // everybody in who may just be in time fails half of them.
+  double caution() const;
+
  private:
   static double Learn(int64_t estimated_ns, absl::Duration real, double& log_correction);
 
   double answer_share_ = 0.5;
   double log_first_ = 0;  // ln of the factor on estimates
   double log_end_ = 0;
+  double end_error_ = 0;  // mean |ln(real / estimated)| of ends
 };
 
 }  // namespace quire

@@ -21,7 +21,11 @@ inline bool Decodes(const ScheduledRequest& request) {
 }
 
 inline bool IsLong(const ScheduleOptions& options, const ScheduledRequest& request) {
-  return TokensLeft(request) >= options.long_prompt_tokens;
+  // One that has begun as a long prompt stays one nearly to its end.
+  const int64_t least =
+      request.running ? options.long_prompt_tokens / 8 : options.long_prompt_tokens;
+  return request.prompt_tokens >= options.long_prompt_tokens && !PromptRead(request) &&
+         TokensLeft(request) >= least;
 }
 
 // Its prompt must still be read in one item.

@@ -21,7 +21,10 @@ constexpr int kEpisodes = 20;
 constexpr int kStepsOfEpisode = 5000;
 
 bool IsLong(const ScheduleOptions& options, const ScheduledRequest& request) {
-  return request.known_tokens - request.computed_tokens >= options.long_prompt_tokens;
+  const int64_t left = request.known_tokens - request.computed_tokens;
+  return request.prompt_tokens >= options.long_prompt_tokens &&
+         request.computed_tokens < request.prompt_tokens &&
+         left >= options.long_prompt_tokens / (request.running ? 8 : 1);
 }
 
 bool Decodes(const ScheduledRequest& request) {

@@ -263,16 +263,14 @@ TEST_F(SchedulerTest, WhatShortOnesLeaveIsForTheLongOnes) {
   EXPECT_THAT(Plan().items, ElementsAre(Item(3, 20, 2), Item(1, 44, 19)));
 }
 
-TEST_F(SchedulerTest, WhatIsLeftToReadMakesAPromptLong) {
+TEST_F(SchedulerTest, APromptIsLongByWhatIsLeftToReadWhenItBegins) {
   options_.max_long_prefills = 1;
-  Add(Begun(1, 300, 101, 2));  // 199 left
-  Add(Begun(2, 300, 100, 1));
+  Add(Begun(1, 300, 276, 2));  // 24 left, less than an eighth of 200: short again
+  Add(Begun(2, 300, 275, 1));  // 25 left
   ScheduledRequest& cached = Add(Waiting(3, 300, 3));
   cached.computed_tokens = 150;
-  EXPECT_THAT(Plan().items, ElementsAre(Item(1, 48, 19), Item(2, 16, 19)));
-  options_.step_tokens = 300;
   EXPECT_THAT(Plan().items,
-              ElementsAre(Item(1, 199, 19), Start(3, 26, 19), Item(2, 75, 19)));
+              ElementsAre(Item(1, 24, 19), Start(3, 24, 19), Item(2, 16, 19)));
 }
 
 TEST_F(SchedulerTest, AlonelyLongOneTakesAll) {

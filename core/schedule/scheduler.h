@@ -22,13 +22,14 @@
 //
 // A step. All sequences that decode get their row. The rest of the budget, in rows and in
 // predicted time, goes to prompts that have begun, then to new ones. Prompts of which
-// at least long_prompt_tokens are left to read are "long": at most max_long_prefills of
-// them are begun at a time, and while short prompts take rows the long ones share a
-// quarter of the budget; what the short ones leave is theirs. So short prompts, begun or
-// new, are given rows before long ones. The first prompt in line gets min_chunk_tokens
-// rows whatever they cost; if it is long, so does the first short one. A prompt that is
-// read whole may pass the budget, and is read when it is the first of its kind (short,
-// long) that the step reads. Until then, nothing of its kind that is behind it starts.
+// at least long_prompt_tokens are to be read when they begin are "long", until an eighth
+// of that is left: at most max_long_prefills of them are begun at a time, and while short
+// prompts take rows the long ones share a quarter of the budget; what the short ones
+// leave is theirs. So short prompts, begun or new, are given rows before long ones. The
+// first prompt in line gets min_chunk_tokens rows whatever they cost; if it is long, so
+// does the first short one. A prompt that is read whole may pass the budget, and is read
+// when it is the first of its kind (short, long) that the step reads. Until then, nothing
+// of its kind that is behind it starts.
 //
 // Memory. A sequence starts only with blocks for all its known tokens and one more
 // (pinned: all it may ever need); decoding takes one block more at a time. When there is

@@ -59,7 +59,7 @@ double TimeEstimator::LearnEnd(int64_t estimated_ns, absl::Duration real) {
 }
 
 double TimeEstimator::caution() const {
-  constexpr double kErrors = 1.5;  // mean errors that are allowed for
+  constexpr double kErrors = 3;  // mean errors that are allowed for
   return std::min(2.0, std::exp(kErrors * end_error_));
 }
 

@@ -72,6 +72,12 @@ ScheduledRequest Admission::NewestLocked(const RequestShape& shape, absl::Time n
   return request;
 }
 
+int64_t Admission::WaitingTokensLocked() const {
+  int64_t tokens = stats_.waiting_tokens;
+  for (const Incoming& other : incoming_) tokens += other.request.prompt_tokens;
+  return tokens;
+}
+
 absl::Status Admission::CheckRoomLocked(const RequestShape& shape) const {
   const auto in_work =
       int64_t{stats_.running} + stats_.waiting + static_cast<int64_t>(incoming_.size());
@@ -81,8 +87,7 @@ absl::Status Admission::CheckRoomLocked(const RequestShape& shape) const {
                                " and max_waiting is ", options_.max_waiting,
                                "; as many requests (", in_work, ") are in work or wait"));
   }
-  int64_t waiting = stats_.waiting_tokens;
-  for (const Incoming& other : incoming_) waiting += other.request.prompt_tokens;
+  const int64_t waiting = WaitingTokensLocked();
   if (waiting > 0 && waiting + shape.prompt_tokens > options_.max_waiting_tokens) {
     return Refuse(
         Refusal::kWaitingRoomFull,
@@ -170,9 +175,7 @@ EngineStats Admission::stats(absl::Time now) const {
   std::lock_guard lock(mutex_);
   EngineStats stats = stats_;
   stats.waiting += static_cast<int32_t>(incoming_.size());
-  for (const Incoming& other : incoming_) {
-    stats.waiting_tokens += other.request.prompt_tokens;
-  }
+  stats.waiting_tokens = WaitingTokensLocked();
   stats.prompt_tokens_per_second = totals_.prompt_rate.PerSecond(now);
   stats.generated_tokens_per_second = totals_.generated_rate.PerSecond(now);
   View view = ViewLocked(now);

@@ -65,6 +65,7 @@ class Admission {
   uint32_t JoinLocked(const std::string& tenant, View& view) const;
   ScheduledRequest NewestLocked(const RequestShape& shape, absl::Time now,
                                 View& view) const;
+  int64_t WaitingTokensLocked() const;  // with what came since
   absl::Status CheckRoomLocked(const RequestShape& shape) const;
   // comes: the request is here, and not only asked about.
   absl::StatusOr<TimeEstimate> CheckLocked(const RequestShape& shape, absl::Time now,

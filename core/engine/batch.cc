@@ -27,11 +27,6 @@ ScheduleOptions ToScheduleOptions(const EngineOptions& options) {
           .kv = options.kv};
 }
 
-AttentionControl& AttentionOf(BatchRequest& request) {
-  return std::visit([](auto& s) -> AttentionControl& { return s.attention(); },
-                    request.sequence);
-}
-
 absl::Span<const TokenId> KnownOf(const BatchRequest& request) {
   return std::visit([](const auto& s) { return s.known(); }, request.sequence);
 }
@@ -183,7 +178,7 @@ PrefixCache::Found Batch::FindPrefix(uint64_t tenant_serial,
 // Pages that were read with another eps than the request began with are not what others
 // would compute.
 bool Batch::Publishes(BatchRequest& request) const {
-  const AttentionReceipt& receipt = AttentionOf(request).receipt();
+  const AttentionReceipt& receipt = AttentionOf(request.sequence).receipt();
   if (receipt.eps_lowered > 0 || receipt.fell_back) request.publishes = false;
   return request.publishes;
 }
@@ -191,7 +186,7 @@ bool Batch::Publishes(BatchRequest& request) const {
 void Batch::Publish(BatchRequest& request, int64_t page, int64_t tokens) {
   const int64_t begin = page * options_.kv.tokens_per_block;
   const std::optional<uint64_t> variant = AttentionVariant(
-      AttentionOf(request).options(), begin + options_.kv.tokens_per_block);
+      AttentionOf(request.sequence).options(), begin + options_.kv.tokens_per_block);
   QUIRE_CHECK(variant.has_value());
   request.place = prefix_.Add(
       request.place,
@@ -278,8 +273,9 @@ absl::Status Batch::Begin(BatchRequest& request, int32_t blocks) {
   request.lease = std::move(lease);
   request.place = found.place;
   request.shared_pages = whole;
-  request.publishes = options_.prefix_caching != PrefixCaching::kOff &&
-                      AttentionVariant(AttentionOf(request).options(), 0).has_value();
+  request.publishes =
+      options_.prefix_caching != PrefixCaching::kOff &&
+      AttentionVariant(AttentionOf(request.sequence).options(), 0).has_value();
   StartAt(request, tokens);
   request.running = true;
   ++running_;
@@ -378,8 +374,8 @@ absl::Status Batch::Drop(BatchRequest& request, const std::vector<int32_t>& indi
     request.lease.Drop(index);
   }
   request.publishes = false;
-  AttentionOf(request).AddDropped(static_cast<int64_t>(indices.size()) *
-                                  options_.block_bytes);
+  AttentionOf(request.sequence)
+      .AddDropped(static_cast<int64_t>(indices.size()) * options_.block_bytes);
   return absl::OkStatus();
 }
 

@@ -31,11 +31,6 @@ Timings TimingsOf(const BatchRequest& request, absl::Time now) {
           .decode = span(prefilled, now)};
 }
 
-const Usage& UsageOf(const BatchRequest& request) {
-  return std::visit([](const auto& s) -> const Usage& { return s.usage(); },
-                    request.sequence);
-}
-
 class BatchingEngine final : public Engine {
  public:
   BatchingEngine(const EngineOptions& options, std::unique_ptr<ModelRunner> runner,
@@ -317,9 +312,7 @@ std::optional<BatchingEngine::Ended> BatchingEngine::ConcludeItem(StepResult res
     status = done.status();
   }
   if (!status.ok()) return Ended{request.id, std::move(status)};
-  const bool prompt_computed =
-      std::visit([](const auto& s) { return s.prompt_computed(); }, request.sequence);
-  if (prompt_computed && !request.prefilled) {
+  if (PromptComputed(request.sequence) && !request.prefilled) {
     request.prefilled = now;
     admission_.LearnFirstToken(request, now);
   }
@@ -334,16 +327,15 @@ void BatchingEngine::Finish(RequestId id, absl::Status status, FinishReason reas
   const std::unique_ptr<BatchRequest> request = batch_.Remove(
       id, status.ok() || absl::IsCancelled(status) || absl::IsDeadlineExceeded(status));
   admission_.Forget(id);
-  if (status.ok()) admission_.LearnEnd(*request, UsageOf(*request).generated_tokens, now);
+  if (status.ok())
+    admission_.LearnEnd(*request, UsageOf(request->sequence).generated_tokens, now);
   if (absl::IsDeadlineExceeded(status)) admission_.LearnLate(*request, now);
-  const AttentionReceipt& receipt = std::visit(
-      [](auto& s) -> const AttentionReceipt& { return s.attention().receipt(); },
-      request->sequence);
+  const AttentionReceipt& receipt = AttentionOf(request->sequence).receipt();
   reporter_.OnFinished(*request, status.code(), receipt);
   outbox_.AddLast(std::move(request->sink),
                   {.status = std::move(status),
                    .reason = reason,
-                   .usage = UsageOf(*request),
+                   .usage = UsageOf(request->sequence),
                    .timings = TimingsOf(*request, now),
                    .attention = receipt},
                   [this] {

@@ -188,4 +188,16 @@ Sequence MakeSequence(std::variant<GenerateRequest, ScoreRequest> work) {
   return ScoreSequence(std::get<ScoreRequest>(std::move(work)));
 }
 
+const Usage& UsageOf(const Sequence& sequence) {
+  return std::visit([](const auto& s) -> const Usage& { return s.usage(); }, sequence);
+}
+
+bool PromptComputed(const Sequence& sequence) {
+  return std::visit([](const auto& s) { return s.prompt_computed(); }, sequence);
+}
+
+AttentionControl& AttentionOf(Sequence& sequence) {
+  return std::visit([](auto& s) -> AttentionControl& { return s.attention(); }, sequence);
+}
+
 }  // namespace quire

@@ -116,4 +116,9 @@ using Sequence = std::variant<GenerateSequence, ScoreSequence>;
 
 Sequence MakeSequence(std::variant<GenerateRequest, ScoreRequest> work);
 
+// What both kinds have.
+const Usage& UsageOf(const Sequence& sequence);
+bool PromptComputed(const Sequence& sequence);
+AttentionControl& AttentionOf(Sequence& sequence);
+
 }  // namespace quire

@@ -3,18 +3,9 @@
 namespace quire {
 namespace {
 
-const Usage& UsageOf(const BatchRequest& request) {
-  return std::visit([](const auto& s) -> const Usage& { return s.usage(); },
-                    request.sequence);
-}
-
 int64_t RecomputedOf(const BatchRequest& request) {
   return std::visit([](const auto& s) { return s.recomputed_tokens(); },
                     request.sequence);
-}
-
-bool PromptComputed(const BatchRequest& request) {
-  return std::visit([](const auto& s) { return s.prompt_computed(); }, request.sequence);
 }
 
 RequestStage StageOf(const BatchRequest& request) {
@@ -37,15 +28,15 @@ void StepReporter::Begin(absl::Time now, absl::Duration elapsed) {
 
 StepReporter::Before StepReporter::BeforeItem(const BatchRequest& request,
                                               const StepItem& item) {
-  return {.usage = UsageOf(request),
+  return {.usage = UsageOf(request.sequence),
           .recomputed = RecomputedOf(request),
-          .prompt = !PromptComputed(request),
+          .prompt = !PromptComputed(request.sequence),
           .mode = item.attention.mode};
 }
 
 void StepReporter::AfterItem(BatchRequest& request, const Before& before,
                              const AttentionStats& attention, absl::Time now) {
-  const Usage& after = UsageOf(request);
+  const Usage& after = UsageOf(request.sequence);
   const auto generated =
       static_cast<int32_t>(after.generated_tokens - before.usage.generated_tokens);
   ++report_.sequences;
@@ -75,7 +66,7 @@ void StepReporter::End() {
 
 void StepReporter::OnFinished(const BatchRequest& request, absl::StatusCode code,
                               const AttentionReceipt& receipt) {
-  const Usage& usage = UsageOf(request);
+  const Usage& usage = UsageOf(request.sequence);
   totals_.cached_tokens += usage.cached_tokens;
   if (observer_ == nullptr) return;
   const int64_t computed =

@@ -1,6 +1,5 @@
 #include "tests/benchmarks/engine_bench/measure.h"
 
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -13,13 +12,6 @@ double Seconds() {
   return std::chrono::duration<double>(
              std::chrono::steady_clock::now().time_since_epoch())
       .count();
-}
-
-double Quantile(std::vector<double> values, double q) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  const double at = q * static_cast<double>(values.size() - 1);
-  return values[static_cast<size_t>(at + 0.5)];
 }
 
 absl::StatusOr<std::vector<StepResult>> TimedRunner::Step(const StepInput& input) {

@@ -9,13 +9,12 @@
 #include "core/engine/engine.h"
 #include "core/engine/request.h"
 #include "core/step/step.h"
+#include "tests/support/quantile.h"
 
 // What engine_bench measures with: clocks around the runner, and sinks that note times.
 namespace quire {
 
 double Seconds();
-// q in [0, 1]; 0 of nothing.
-double Quantile(std::vector<double> values, double q);
 
 struct TimedStep {
   double began = 0;

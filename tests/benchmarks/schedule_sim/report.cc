@@ -1,8 +1,7 @@
 #include "tests/benchmarks/schedule_sim/report.h"
 
-#include <algorithm>
-
 #include "absl/strings/str_format.h"
+#include "tests/support/quantile.h"
 
 namespace quire::sim {
 namespace {
@@ -20,12 +19,6 @@ double Fairness(const std::vector<double>& asked, const std::vector<double>& ser
 }
 
 }  // namespace
-
-double Quantile(std::vector<double> values, double q) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  return values[static_cast<size_t>(q * static_cast<double>(values.size() - 1) + 0.5)];
-}
 
 Summary Summarize(const SimulationResult& result) {
   Summary s;

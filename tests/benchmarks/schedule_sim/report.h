@@ -24,7 +24,6 @@ struct Summary {
   double busy_share = 0;
 };
 
-double Quantile(std::vector<double> values, double q);
 Summary Summarize(const SimulationResult& result);
 std::string ToJson(const Summary& summary);
 

@@ -17,6 +17,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "quire/v1/inference.grpc.pb.h"
+#include "tests/support/quantile.h"
 
 namespace quire::load {
 namespace {
@@ -184,12 +185,6 @@ class Client {
   absl::Time due_;
   Result result_;
 };
-
-double Quantile(std::vector<double> values, double q) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  return values[static_cast<size_t>(q * static_cast<double>(values.size() - 1) + 0.5)];
-}
 
 std::string Quantiles(const std::vector<double>& values) {
   return absl::StrFormat("{\"p50\": %.4f, \"p90\": %.4f, \"p99\": %.4f}",

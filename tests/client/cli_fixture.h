@@ -10,6 +10,7 @@
 
 #include "tests/client/fake_console.h"
 #include "tests/client/fake_server.h"
+#include "tests/support/temp_path.h"
 
 namespace quire::cli::testing {
 
@@ -17,17 +18,13 @@ namespace quire::cli::testing {
 class TextFile {
  public:
   explicit TextFile(const std::string& text) {
-    path_ = ::testing::TempDir() + "quire_cli_test_" +
-            ::testing::UnitTest::GetInstance()->current_test_info()->name() +
-            std::to_string(count_++);
     std::ofstream(path_, std::ios::binary) << text;
   }
   ~TextFile() { std::remove(path_.c_str()); }
   const std::string& path() const { return path_; }
 
  private:
-  static inline int count_ = 0;
-  std::string path_;
+  const std::string path_ = TempPath("cli_test");
 };
 
 // Runs the program against a server that plays the script.

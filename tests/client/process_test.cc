@@ -17,6 +17,7 @@
 
 #include "absl/synchronization/notification.h"
 #include "tests/client/fake_server.h"
+#include "tests/support/temp_path.h"
 
 namespace quire::cli {
 namespace {
@@ -188,7 +189,7 @@ TEST(ProcessTest, TerminalGetsProgressThenText) {
   FakeServer server(HappyScript());
   setenv("QUIRE_SERVER", server.address().c_str(), 1);
   setenv("LC_ALL", "C.UTF-8", 1);
-  const std::string document = ::testing::TempDir() + "quire_process_test_document";
+  const std::string document = TempPath("document");
   std::ofstream(document) << "A text.";
   winsize size = {24, 60, 0, 0};
   int terminal = -1;

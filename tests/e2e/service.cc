@@ -13,6 +13,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "tests/support/temp_path.h"
 
 namespace quire::e2e {
 namespace {
@@ -21,11 +22,6 @@ std::string ReadFile(const std::string& path) {
   std::ostringstream text;
   text << std::ifstream(path, std::ios::binary).rdbuf();
   return text.str();
-}
-
-std::string NewPath() {
-  static int count = 0;
-  return absl::StrCat(testing::TempDir(), "quire_e2e_", getpid(), "_", count++);
 }
 
 // The value of a line KEY=VALUE, or "".
@@ -80,7 +76,7 @@ std::string SampleText(size_t bytes) {
   return text;
 }
 
-TemporaryFile::TemporaryFile(const std::string& contents) : path_(NewPath()) {
+TemporaryFile::TemporaryFile(const std::string& contents) : path_(TempPath("e2e")) {
   std::ofstream(path_, std::ios::binary) << contents;
 }
 
@@ -88,7 +84,7 @@ TemporaryFile::~TemporaryFile() { unlink(path_.c_str()); }
 
 Server::Server(const std::vector<std::string>& models,
                const std::vector<std::string>& flags)
-    : port_file_(NewPath()) {
+    : port_file_(TempPath("ports")) {
   std::vector<std::string> arguments = {ServerBinary(), "--port-file", port_file_};
   for (const std::string& model : models) {
     arguments.insert(arguments.end(), {"--model", model});

@@ -2,7 +2,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -13,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "tests/e2e/service.h"
+#include "tests/support/temp_path.h"
 
 // Servers that must not start: the exit code and what the user is told.
 namespace quire::e2e {
@@ -31,8 +31,7 @@ constexpr int kExitModel = 4;
 // A copy of quire-19m to break: its weights are a link until they are written.
 class ModelCopy {
  public:
-  explicit ModelCopy(const std::string& name)
-      : path_(fs::path(testing::TempDir()) / absl::StrCat("quire_e2e_", getpid(), name)) {
+  explicit ModelCopy(const std::string& name) : path_(TempPath("e2e" + name)) {
     fs::remove_all(path_);
     fs::create_directories(path_);
     const fs::path source = ModelFolder("quire-19m");
@@ -186,7 +185,7 @@ INSTANTIATE_TEST_SUITE_P(Texts, BrokenModelTest, testing::ValuesIn(BrokenTexts()
                          NameOf);
 
 TEST(StartupTest, AFolderThatIsNotThereIsNamed) {
-  Server server({testing::TempDir() + "no-such-model"});
+  Server server({TempPath("no-such-model")});
   const ProcessResult result = server.Wait();
   EXPECT_EQ(result.exit_code, kExitModel);
   EXPECT_THAT(result.err, HasSubstr("no-such-model"));

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/temp_path.h"
+
 namespace quire::server {
 namespace {
 
@@ -34,8 +36,7 @@ std::string ErrorOf(std::vector<std::string> arguments, Variables variables = {}
 // A config file that goes with the test.
 class ConfigFile {
  public:
-  explicit ConfigFile(const std::string& text)
-      : path_(testing::TempDir() + "quire_config.json") {
+  explicit ConfigFile(const std::string& text) : path_(TempPath("config.json")) {
     std::ofstream(path_) << text;
   }
   ~ConfigFile() { std::remove(path_.c_str()); }

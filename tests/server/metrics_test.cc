@@ -14,6 +14,7 @@
 #include "server/config.h"
 #include "server/observability/http_endpoint.h"
 #include "tests/server/test_server.h"
+#include "tests/support/temp_path.h"
 
 namespace quire::server {
 namespace {
@@ -271,7 +272,7 @@ TEST_F(HttpEndpointTest, PromtoolFindsNothingWrong) {
   }
   MakeSomeCalls(server_);
   const std::string answer = Ask(*endpoint_, "GET", "/metrics");
-  const std::string path = testing::TempDir() + "quire_metrics_page";
+  const std::string path = TempPath("metrics_page");
   std::ofstream(path) << answer.substr(answer.find("\r\n\r\n") + 4);
   EXPECT_EQ(std::system(("promtool check metrics < '" + path + "'").c_str()), 0);
   std::remove(path.c_str());

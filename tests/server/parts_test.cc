@@ -22,6 +22,7 @@
 #include "server/rpc/status.h"
 #include "server/rpc/worker_pool.h"
 #include "tests/support/fake_clock.h"
+#include "tests/support/temp_path.h"
 
 // The small parts of the server, each by itself.
 namespace quire::server {
@@ -216,7 +217,7 @@ TEST(LogLineTest, JsonAndTextEscapeWhatIsSaid) {
 }
 
 TEST(PortFileTest, HoldsTheAddresses) {
-  const std::string path = testing::TempDir() + "quire_ports";
+  const std::string path = TempPath("ports");
   ASSERT_TRUE(WritePortFile(path, "127.0.0.1:1", "127.0.0.1:2").ok());
   std::stringstream text;
   text << std::ifstream(path).rdbuf();
@@ -267,7 +268,7 @@ class ScheduleTraceTest : public testing::Test {
     return lines;
   }
 
-  const std::string path_ = testing::TempDir() + "quire_schedule_trace";
+  const std::string path_ = TempPath("schedule_trace");
   std::vector<std::string> lines_;
   Log log_;
   const ScheduleOptions options_{.kv = {.num_blocks = 8, .tokens_per_block = 64}};

@@ -1,5 +1,6 @@
 #include "core/base/mapped_file.h"
 
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -7,14 +8,18 @@
 #include <utility>
 
 #include "gtest/gtest.h"
+#include "tests/support/temp_path.h"
 
 namespace quire {
 namespace {
 
-std::string WriteFile(const std::string& name, std::string_view content) {
-  const std::string path = testing::TempDir() + "/mapped_file_test_" + name;
+// Mapped, then removed: the mapping keeps the bytes.
+absl::StatusOr<MappedFile> OpenFileWith(std::string_view content) {
+  const std::string path = TempPath("mapped_file");
   std::ofstream(path, std::ios::binary) << content;
-  return path;
+  absl::StatusOr<MappedFile> file = MappedFile::Open(path);
+  std::remove(path.c_str());
+  return file;
 }
 
 std::string_view Text(const MappedFile& file) {
@@ -22,7 +27,7 @@ std::string_view Text(const MappedFile& file) {
 }
 
 TEST(MappedFileTest, ShowsTheBytesAlsoAfterMoveAndRelease) {
-  absl::StatusOr<MappedFile> opened = MappedFile::Open(WriteFile("bytes", "hello"));
+  absl::StatusOr<MappedFile> opened = OpenFileWith("hello");
   ASSERT_TRUE(opened.ok()) << opened.status();
   const std::byte* const address = opened->bytes().data();
   MappedFile moved = *std::move(opened);
@@ -32,7 +37,7 @@ TEST(MappedFileTest, ShowsTheBytesAlsoAfterMoveAndRelease) {
 }
 
 TEST(MappedFileTest, EmptyFileIsAnEmptySpan) {
-  const absl::StatusOr<MappedFile> file = MappedFile::Open(WriteFile("empty", ""));
+  const absl::StatusOr<MappedFile> file = OpenFileWith("");
   ASSERT_TRUE(file.ok()) << file.status();
   EXPECT_TRUE(file->bytes().empty());
 }

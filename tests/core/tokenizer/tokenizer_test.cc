@@ -1,5 +1,6 @@
 #include "core/tokenizer/tokenizer.h"
 
+#include <cstdio>
 #include <fstream>
 #include <string>
 #include <thread>
@@ -8,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/core/tokenizer/goldens.h"
+#include "tests/support/temp_path.h"
 
 namespace quire {
 namespace {
@@ -44,11 +46,12 @@ TEST(TokenizerTest, LoadNamesAMissingFile) {
 }
 
 TEST(TokenizerTest, LoadNamesABadFile) {
-  const std::string path = ::testing::TempDir() + "/bad_tokenizer.json";
+  const std::string path = TempPath("bad_tokenizer.json");
   std::ofstream(path) << "{\"model\": 3}";
   const absl::Status status = Tokenizer::Load(path).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(status.message(), HasSubstr(path));
+  std::remove(path.c_str());
 }
 
 TEST(TokenizerTest, BadJsonIsInvalid) {

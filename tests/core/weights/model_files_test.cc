@@ -1,7 +1,5 @@
 #include "core/weights/model_files.h"
 
-#include <unistd.h>
-
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
@@ -16,6 +14,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/refused.h"
+#include "tests/support/temp_path.h"
 #include "tests/support/weight_file_builder.h"
 
 namespace quire {
@@ -34,9 +33,6 @@ const std::string kSha(64, 'a');
 class ModelFilesTest : public testing::Test {
  protected:
   ModelFilesTest() {
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    root_ = fs::path(testing::TempDir()) /
-            absl::StrCat("quire_", info->name(), "_", ::getpid());
     fs::create_directories(folder());
     Write("config.json", kConfig);
     Write("tokenizer.json", "{}");
@@ -51,7 +47,7 @@ class ModelFilesTest : public testing::Test {
   }
   absl::StatusOr<ModelFiles> Open() { return OpenModelFiles(folder().string()); }
 
-  fs::path root_;
+  const fs::path root_ = TempPath("model_files");
 };
 
 std::string Gguf(const std::string& architecture) {

@@ -3,7 +3,7 @@
 #
 #   bash deploy/build.sh [--preset PRESET] [TARGET...]
 #
-# PRESET   one of CMakePresets.json (default: cpu-release)
+# PRESET   one of CMakePresets.json (default: cpu-release); cuda-release sets up with --cuda
 # TARGET   what to build (default: everything); quire-server and quire are the product
 #
 # QUIRE_JOBS   compile jobs (default: one a core, fewer where memory is short)
@@ -21,7 +21,9 @@ main() {
       ;;
     -*) say "unknown option '$1'; see --help" && exit 2 ;;
   esac
-  bash "$deploy_dir/setup.sh"
+  local setup_options=()
+  [[ "$preset" != cuda-* ]] || setup_options=(--cuda)
+  bash "$deploy_dir/setup.sh" "${setup_options[@]}"
   cd "$repo_dir"
   # One cargo folder for all presets: the text library is the same in each.
   cmake --preset "$preset" -DQUIRE_CARGO_TARGET_DIR="$repo_dir/build/cargo"

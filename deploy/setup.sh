@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a Debian 12 machine ready to build Quire; safe to run again, then it is quick.
 #
-#   bash deploy/setup.sh [--help]
+#   bash deploy/setup.sh [--cuda | --cuda-run]
 #
 # 1. Debian packages (deploy/locks/debian-packages.txt), as root by apt-get. Not root: names the
 #    command to run if any is missing.
@@ -11,9 +11,16 @@
 # 4. Unpacks them into a folder named by the locks' hash; .deps in the repository points to it,
 #    and models/quire-135m to its base weights there.
 #
+# --cuda       what compiling and linking for NVIDIA GPUs takes besides; no GPU and no driver are
+#              needed. Downloads deploy/locks/cuda-wheels.txt (nvcc and headers), and unpacks them
+#              with LibTorch's CUDA libraries into a second folder, to which .deps-cuda points.
+# --cuda-run   --cuda, and what running on a GPU takes but the driver: downloads
+#              deploy/locks/cuda-run-wheels.txt (cuBLAS, cuDNN, ...) and unpacks them there too.
+#
 # QUIRE_CACHE_DIR  where wheels and unpacked files are kept
-#                  (default: $XDG_CACHE_HOME/quire or ~/.cache/quire; about 1.3 GB; a prefix-*
-#                  folder of older locks that no checkout's .deps points to may be deleted)
+#                  (default: $XDG_CACHE_HOME/quire or ~/.cache/quire; about 1.3 GB, 2.1 with
+#                  --cuda, 6.3 with --cuda-run; a prefix-* folder of older locks that no
+#                  checkout's .deps or .deps-cuda points to may be deleted)
 # Exit code: 0 ready; 1 something is missing or failed, said in the last line; 2 wrong usage.
 set -euo pipefail
 # shellcheck source=common.sh
@@ -23,6 +30,8 @@ cache_dir="${QUIRE_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/quire}"
 locks_dir="$deploy_dir/locks"
 wheels_py="$deploy_dir/wheels.py"
 min_rust="1.85"
+work_dir=""    # once take_lock was called
+cpu_prefix=""  # once set_up_cpu was called
 
 missing_packages() {
   local wanted installed
@@ -108,62 +117,87 @@ pip_download() {  # pip_download PYTHON REQUIREMENTS FOLDER
   TMPDIR="$3" "$1" -m pip download --require-hashes --no-deps --no-cache-dir --only-binary=:all: \
     --disable-pip-version-check --retries 3 --timeout 60 \
     --python-version 312 --implementation cp --abi cp312 --platform manylinux_2_28_x86_64 \
-    --platform manylinux_2_25_x86_64 --platform manylinux2014_x86_64 \
+    --platform manylinux_2_27_x86_64 --platform manylinux_2_25_x86_64 \
+    --platform manylinux_2_18_x86_64 --platform manylinux2014_x86_64 \
     --dest "$3/done" -r "$2" 2> >(tee "$3/errors" >&2)
 }
 
-explain_failed_download() {  # explain_failed_download NAME ERRORS
-  if grep -q "DO NOT MATCH THE HASHES" "$2"; then
-    die "$1: what was downloaded has another hash than deploy/locks/wheels.txt says;" \
+explain_failed_download() {  # explain_failed_download NAME LOCK ERRORS
+  if grep -q "DO NOT MATCH THE HASHES" "$3"; then
+    die "$1: what was downloaded has another hash than deploy/locks/$2 says;" \
       "nothing of it was kept. A mirror or proxy changes files, or the lock is wrong"
-  elif grep -q "No space left" "$2"; then
+  elif grep -q "No space left" "$3"; then
     die "$1: the disk of $cache_dir is full"
   fi
   die "$1: the download failed (pip's message is above); is there a network?" \
     "Run this script again: finished downloads are kept"
 }
 
-download_wheel() {  # download_wheel PYTHON NAME BYTES REQUIREMENT
+download_wheel() {  # download_wheel PYTHON NAME BYTES LOCK REQUIREMENT
   local part="$work_dir/download" total_mb=$(($3 / 1000000 + 1))
   rm -rf "$part" && mkdir -p "$part/done"
-  echo "$4" >"$part/requirement.txt"
+  echo "$5" >"$part/requirement.txt"
   say "downloading $2 ($total_mb MB)"
   with_size_counter "$part" "$total_mb" pip_download "$1" "$part/requirement.txt" "$part" >&2 ||
-    explain_failed_download "$2" "$part/errors"
+    explain_failed_download "$2" "$4" "$part/errors"
   mv "$part"/done/*.whl "$cache_dir/wheels/"
 }
 
-# Downloads what the cache lacks and unpacks everything; the prefix appears whole or not at all.
-make_prefix() {  # make_prefix PREFIX
-  local python name bytes requirement
-  python="$(python_with_pip)"
+# One setup at a time in the cache; held until this script ends.
+take_lock() {
+  [[ -z "$work_dir" ]] || return 0
+  exec 9>"$cache_dir/lock"
+  flock -n 9 || { say "another setup is at work in $cache_dir; waiting for it" && flock 9; }
   mkdir -p "$cache_dir/wheels"
   rm -rf "$cache_dir"/setup.??????  # of runs that were killed: this one has the lock
   work_dir="$(mktemp -d "$cache_dir/setup.XXXXXX")"
   trap 'rm -rf "$work_dir"' EXIT
-  "$python" "$wheels_py" missing "$locks_dir/wheels.txt" "$cache_dir/wheels" >"$work_dir/missing" ||
+}
+
+# Downloads what the cache lacks of a set of wheels (wheels.py has the sets) and unpacks them.
+make_prefix() {  # make_prefix SET PREFIX [BASE]
+  local python name bytes lock requirement
+  python="$(python_with_pip)"
+  "$python" "$wheels_py" missing "$1" "$locks_dir" "$cache_dir/wheels" >"$work_dir/missing" ||
     die "the wheels in $cache_dir/wheels could not be read"
-  check_space "$("$python" "$wheels_py" space "$locks_dir/wheels.txt" "$work_dir/missing")"
-  while IFS=$'\t' read -r name bytes requirement; do
-    download_wheel "$python" "$name" "$bytes" "$requirement"
+  check_space "$("$python" "$wheels_py" space "$1" "$work_dir/missing")"
+  while IFS=$'\t' read -r name bytes lock requirement; do
+    download_wheel "$python" "$name" "$bytes" "$lock" "$requirement"
   done <"$work_dir/missing"
-  say "unpacking into $1"
-  "$python" "$wheels_py" unpack "$locks_dir" "$cache_dir/wheels" "$work_dir/prefix" ||
-    die "the wheels could not be unpacked; the reason is above"
-  rm -rf "$1" && mv -T "$work_dir/prefix" "$1"
+  say "unpacking into $2"
+  "$python" "$wheels_py" unpack "$1" "$locks_dir" "$cache_dir/wheels" "$work_dir/$1" \
+    "${@:3}" || die "the wheels could not be unpacked; the reason is above"
+  # A new prefix appears whole or not at all; one that is there gets what it lacks.
+  if [[ -d "$2" ]]; then
+    cp -alfT "$work_dir/$1" "$2"
+  else
+    mv -T "$work_dir/$1" "$2"
+  fi
 }
 
 # Whether the libraries and weights are there with the sizes that were unpacked.
-prefix_is_whole() {  # prefix_is_whole PREFIX
-  [[ -f "$1/manifest" ]] || return 1
-  (cd "$1" && cut -d' ' -f2 manifest | xargs stat -c '%s %n' 2>/dev/null) | cmp -s - "$1/manifest"
+prefix_is_whole() {  # prefix_is_whole SET PREFIX
+  local manifest="$2/manifest-$1"
+  [[ -f "$manifest" ]] || return 1
+  (cd "$2" && cut -d' ' -f2 "$manifest" | xargs stat -c '%s %n' 2>/dev/null) | cmp -s - "$manifest"
 }
 
-point_deps_to() {  # point_deps_to PREFIX; replaced in one step: builds may be running
-  local link="$repo_dir/.deps"
-  [[ "$(readlink -f "$link")" == "$(readlink -f "$1")" ]] && return
+ensure_prefix() {  # ensure_prefix SET PREFIX [BASE]
+  prefix_is_whole "$1" "$2" && return
+  take_lock
+  prefix_is_whole "$1" "$2" || make_prefix "$@"
+}
+
+# The folder's name says which locks it was made from.
+prefix_name() {  # prefix_name NAME FILE...
+  echo "$1-$(cat "${@:2}" "$wheels_py" | sha256sum | cut -c1-16)"
+}
+
+point() {  # point LINK PREFIX; replaced in one step: builds may be running
+  local link="$repo_dir/$1"
+  [[ "$(readlink -f "$link")" == "$(readlink -f "$2")" ]] && return
   [[ ! -e "$link" || -L "$link" ]] || die "$link is in the way: this script makes a link there"
-  ln -s "$1" "$link.$$" && mv -fT "$link.$$" "$link"
+  ln -s "$2" "$link.$$" && mv -fT "$link.$$" "$link"
 }
 
 # Lays the base weights beside each base.json that names them, so that the model's folder is whole.
@@ -176,10 +210,27 @@ link_base_weights() {
   done
 }
 
+set_up_cpu() {
+  cpu_prefix="$cache_dir/$(prefix_name prefix "$locks_dir"/{wheels.txt,base.sha256})"
+  ensure_prefix cpu "$cpu_prefix"
+  point .deps "$cpu_prefix"
+  link_base_weights
+}
+
+set_up_cuda() {  # set_up_cuda SET: cuda, or cuda-run, which is added to it
+  local prefix
+  prefix="$cache_dir/$(prefix_name prefix-cuda "$locks_dir"/{,cuda-,cuda-run-}wheels.txt)"
+  ensure_prefix cuda "$prefix" "$cpu_prefix"
+  [[ "$1" == cuda ]] || ensure_prefix "$1" "$prefix"
+  point .deps-cuda "$prefix"
+}
+
 main() {
+  local cuda=""
   case "${1:-}" in
     "") ;;
     --help | -h) print_help && exit 0 ;;
+    --cuda | --cuda-run) cuda="${1#--}" ;;
     *) say "unknown option '$1'; see --help" && exit 2 ;;
   esac
   [[ "$(uname -sm)" == "Linux x86_64" ]] ||
@@ -189,17 +240,10 @@ main() {
   install_packages
 
   mkdir -p "$cache_dir" || die "the cache folder $cache_dir cannot be made; set QUIRE_CACHE_DIR"
-  local locks_hash prefix
-  locks_hash="$(cat "$locks_dir"/{wheels.txt,base.sha256} "$wheels_py" | sha256sum | cut -c1-16)"
-  prefix="$(cd "$cache_dir" && pwd)/prefix-$locks_hash"
-  if ! prefix_is_whole "$prefix"; then
-    exec 9>"$cache_dir/lock"
-    flock -n 9 || { say "another setup is at work in $cache_dir; waiting for it" && flock 9; }
-    prefix_is_whole "$prefix" || make_prefix "$prefix"
-  fi
-  point_deps_to "$prefix"
-  link_base_weights
-  say "ready (dependencies in $prefix)"
+  cache_dir="$(cd "$cache_dir" && pwd)"
+  set_up_cpu
+  [[ -z "$cuda" ]] || set_up_cuda "$cuda"
+  say "ready (dependencies in $cpu_prefix${cuda:+ and $(readlink "$repo_dir/.deps-cuda")})"
 }
 
 main "$@"

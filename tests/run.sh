@@ -3,8 +3,10 @@
 #
 #   bash tests/run.sh [--preset PRESET] [CTEST OPTION...]
 #
-# PRESET         cpu-release (default), cpu-debug, cpu-asan or cpu-tsan
+# PRESET         cpu-release (default), cpu-debug, cpu-asan, cpu-tsan or cuda-release
 # CTEST OPTION   passed on, for example -R sampler or -L lint
+#
+# Every preset compiles the CUDA sources too, which needs deploy/setup.sh --cuda but no GPU.
 #
 # Exit code: 0 all tests passed, else not 0. QUIRE_JOBS as in deploy/build.sh.
 set -euo pipefail
@@ -35,6 +37,7 @@ main() {
     exec env QUIRE_FIXED_ADDRESSES=1 setarch "$(uname -m)" -R bash "$0" --preset "$preset" "$@"
   fi
   set_sanitizer_options
+  bash "$deploy_dir/setup.sh" --cuda
   bash "$deploy_dir/build.sh" --preset "$preset"
   cd "$repo_dir"
   ctest --preset "$preset" -j 2 "$@"

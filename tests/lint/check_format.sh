@@ -10,7 +10,7 @@ fi
 wrong=()
 while IFS= read -r -d '' file; do
   clang-format "$file" | cmp -s - "$file" || wrong+=("$file")
-done < <(find core server client tests \( -name '*.cc' -o -name '*.h' \) -print0)
+done < <(find core server client tests -regex '.*\.\(cc\|h\|cu\|cuh\)' -print0)
 if ((${#wrong[@]})); then
   echo "not as .clang-format says; to mend it: clang-format -i ${wrong[*]}"
   exit 1

@@ -184,6 +184,14 @@ constexpr absl::Duration kPoll = absl::Milliseconds(20);
 constexpr absl::Duration kCancelGrace = absl::Seconds(10);
 constexpr absl::Duration kFlushGrace = absl::Seconds(2);
 
+// An event costs some 100 microseconds of a core, client and kernel included.
+constexpr int kStreamEventsPerCore = 500;
+
+int32_t StreamEventsPerSecond(const ServerOptions& options) {
+  if (options.stream_events_per_second > 0) return options.stream_events_per_second;
+  return kStreamEventsPerCore * std::max(1u, std::thread::hardware_concurrency());
+}
+
 CallServicesOptions ToCallOptions(const ServerOptions& options) {
   return {.max_running = options.max_running,
           .max_waiting = options.max_waiting,
@@ -191,6 +199,7 @@ CallServicesOptions ToCallOptions(const ServerOptions& options) {
           .limits = {.max_text_bytes = options.max_text_bytes},
           .defaults = {.attention = options.attention()},
           .terms = {.stream_interval = absl::Milliseconds(options.stream_interval_ms),
+                    .stream_events_per_second = StreamEventsPerSecond(options),
                     .price_per_device_hour = options.price_per_device_hour},
           .stream = {.write_stall = absl::Seconds(options.write_stall_seconds)},
           .batch_idle = absl::Seconds(options.batch_idle_seconds)};

@@ -122,6 +122,9 @@ std::vector<Field> ServiceFields() {
   return {
       {"stream_interval_ms", "least time between two pieces of text; 0: one a token",
        &Options::stream_interval_ms, 0, 10000},
+      {"stream_events_per_second",
+       "pieces of text of all answers together; 0: 500 for each core",
+       &Options::stream_events_per_second, 0, 1000000},
       {"price_per_device_hour", "USD, for estimates of cost; 0: not set",
        &Options::price_per_device_hour, 0, 1e6},
       {"max_message_bytes", "largest gRPC message", &Options::max_message_bytes, 1024,

@@ -40,6 +40,7 @@ struct ServerOptions {
   std::string prefix_cache = "tenant";   // off, tenant, shared
   std::string admission = "report";      // off, report, enforce
   int32_t stream_interval_ms = 10;       // 0: an event a token
+  int32_t stream_events_per_second = 0;  // of all answers together; 0: 500 a core
   int32_t min_context_tokens = 1024;     // a smaller cache is refused at the start
   double price_per_device_hour = 0;      // USD; 0: not set
   std::string schedule_trace;            // file; "": none

@@ -235,9 +235,13 @@ class AbstractiveRun {
   }
 
   absl::Status ReadAnswer(RequestStream& stream, AnswerWriter& writer) {
-    const absl::Duration interval = job_.options.text_interval;
+    const auto interval_now = [this] {
+      const auto& interval = job_.options.text_interval;
+      return interval ? interval() : absl::ZeroDuration();
+    };
     absl::Time told = absl::InfinitePast();
     while (true) {
+      const absl::Duration interval = interval_now();
       const absl::Duration since = job_.clock.Now() - told;
       for (const RequestEvent& event : stream.NextAll(interval - since)) {
         if (const auto* finished = std::get_if<Finished>(&event)) {

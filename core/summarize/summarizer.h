@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -30,8 +31,9 @@ struct SummaryOptions {
   AttentionOptions attention;              // of every pass
   absl::Time deadline = absl::InfiniteFuture();
   Scheduling scheduling;  // the first pass's; those after it are admitted already
-  // Tokens that come sooner after a piece of text than this are told in one piece.
-  absl::Duration text_interval = absl::ZeroDuration();
+  // Asked before each piece of text: tokens that come sooner after the last piece than
+  // this are told in one. Null: a piece a token.
+  std::function<absl::Duration()> text_interval;
   absl::Status Validate() const;  // kInvalidArgument names the field
 };
 

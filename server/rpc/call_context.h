@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -33,7 +35,21 @@ struct ServiceTerms {
   // After a piece of text so long passes before the next one, which then has all tokens
   // since; 0: a piece a token.
   absl::Duration stream_interval = absl::Milliseconds(10);
+  // Of all calls that are being answered together: with many of them the interval grows,
+  // so that telling keeps to its share of the processor. Positive.
+  int32_t stream_events_per_second = 1000;
   double price_per_device_hour = 0;  // USD; 0: not set
+};
+
+// How many calls are being answered: from their first token to their end. Thread-safe.
+class AnsweredCalls {
+ public:
+  void Begin() { count_.fetch_add(1, std::memory_order_relaxed); }
+  void End() { count_.fetch_sub(1, std::memory_order_relaxed); }
+  int count() const { return count_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<int> count_ = 0;
 };
 
 // What one call knows of itself and its surroundings. Made by the transport, filled by
@@ -52,6 +68,7 @@ struct CallContext {
   bool draining = false;
   const Clock* clock = nullptr;
   Metrics* metrics = nullptr;
+  AnsweredCalls* answered = nullptr;
   Cancellation* cancellation = nullptr;  // null for unary calls
   std::function<uint64_t()> random_seed;
 
@@ -64,13 +81,22 @@ struct CallContext {
 
   // The first time only, reports the time to first token.
   void OnFirstToken();
+  // From one piece of text to the next, as many calls being answered as now.
+  absl::Duration TextInterval() const;
   absl::Duration Elapsed() const { return clock->Now() - arrival; }
 };
 
 inline void CallContext::OnFirstToken() {
   if (time_to_first_token.has_value()) return;
   time_to_first_token = Elapsed();
+  answered->Begin();  // until CallServices::Report
   metrics->OnFirstToken(method, *time_to_first_token);
+}
+
+inline absl::Duration CallContext::TextInterval() const {
+  if (terms.stream_interval == absl::ZeroDuration()) return absl::ZeroDuration();
+  return std::max(terms.stream_interval,
+                  absl::Seconds(answered->count()) / terms.stream_events_per_second);
 }
 
 }  // namespace quire::server

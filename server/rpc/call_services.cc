@@ -82,6 +82,7 @@ CallContext CallServices::MakeContext(Method method,
                    .terms = options_.terms,
                    .clock = &clock_,
                    .metrics = &metrics_,
+                   .answered = &answered_,
                    .random_seed = RandomSeed};
   if (auto tenant = TenantOf(context); tenant.ok()) {
     call.tenant = *std::move(tenant);
@@ -141,6 +142,7 @@ bool CallServices::BrokenOffByDeadline(const CallContext& call) const {
 
 void CallServices::Report(const CallContext& call, const absl::Status& status) {
   const absl::Duration elapsed = call.Elapsed();
+  if (call.time_to_first_token.has_value()) answered_.End();
   const bool computes = call.cancellation != nullptr && call.models != nullptr;
   if (computes && (absl::IsCancelled(status) || absl::IsDeadlineExceeded(status))) {
     metrics_.OnCancelled(call.stage);

@@ -71,6 +71,7 @@ class CallServices {
   Metrics& metrics_;
   Log& log_;
   const Clock& clock_;
+  mutable AnsweredCalls answered_;
   WorkerPool short_calls_;
   WorkerPool long_calls_;
 };

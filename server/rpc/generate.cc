@@ -155,7 +155,7 @@ class Answer {
 
   // Until the next piece of text is due.
   absl::Duration Pause() const {
-    return call_.terms.stream_interval - (call_.clock->Now() - told_at_);
+    return call_.TextInterval() - (call_.clock->Now() - told_at_);
   }
 
   bool stopped() const { return stopped_; }
@@ -245,7 +245,7 @@ absl::Status OnEvent(const RequestEvent& event, Answer& answer, CallContext& cal
   }
   if (const auto* token = std::get_if<TokenScore>(&event)) {
     answer.OnToken(*token);
-    const bool each = call.terms.stream_interval == absl::ZeroDuration();
+    const bool each = call.TextInterval() == absl::ZeroDuration();
     if (each || answer.stopped()) return answer.Flush();
   }
   return absl::OkStatus();

@@ -169,7 +169,7 @@ absl::StatusOr<SummaryOptions> ToOptions(const v1::SummarizeRequest& request,
   QUIRE_ASSIGN_OR_RETURN(options.scheduling,
                          SchedulingOf(call, "priority", request.priority()));
   options.deadline = call.deadline;
-  options.text_interval = call.terms.stream_interval;
+  options.text_interval = [&call] { return call.TextInterval(); };
   QUIRE_RETURN_IF_ERROR(WithFieldOfMessage(options.Validate()));
   return options;
 }

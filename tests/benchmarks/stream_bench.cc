@@ -1,13 +1,18 @@
 // What engine and gRPC cost: the same generations by so many clients at a time, through
 // the engine in process and through the service over loopback, by turns, in one process
 // and on one loaded model; beside them the time that the model's runner itself took.
-//   stream_bench MODEL_FOLDER [PROMPT_TOKENS [NEW_TOKENS [ROUNDS [CLIENTS]]]]
-// Prints one JSON line: medians, and ratios to the runner's time.
+//   stream_bench MODEL_FOLDER [PROMPT_TOKENS [NEW_TOKENS [ROUNDS [CLIENTS
+//                [INTERVAL_MS]]]]]
+// INTERVAL_MS: the server's stream_interval_ms. Prints one JSON line: medians, ratios to
+// the runner's time, and the processor time of the clients' own threads: they share the
+// cores with the server.
 #include <grpcpp/grpcpp.h>
 #include <prometheus/registry.h>
+#include <time.h>
 
 #include <cstdio>
 #include <cstdlib>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
@@ -68,6 +73,7 @@ void OneThroughGrpc(const std::string& address, const Problem& problem, int clie
   request.mutable_sampling()->set_repetition_penalty(1);
   request.mutable_sampling()->set_no_repeat_ngram(0);
   grpc::ClientContext context;
+  context.set_wait_for_ready(true);  // many connect at once
   auto reader = stub->Generate(&context, request);
   v1::GenerateResponse event;
   while (reader->Read(&event)) {
@@ -79,13 +85,26 @@ void OneThroughGrpc(const std::string& address, const Problem& problem, int clie
   }
 }
 
-double ThroughGrpc(const std::string& address, const Problem& problem) {
+double ThreadCpuSeconds() {
+  timespec time = {};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+// Adds the clients' processor time to `client_cpu`.
+double ThroughGrpc(const std::string& address, const Problem& problem,
+                   std::vector<double>& client_cpu) {
   const double start = Seconds();
+  std::vector<double> cpu(problem.clients);
   std::vector<std::thread> clients;
   for (int i = 0; i < problem.clients; ++i) {
-    clients.emplace_back([&, i] { OneThroughGrpc(address, problem, i); });
+    clients.emplace_back([&, i] {
+      OneThroughGrpc(address, problem, i);
+      cpu[i] = ThreadCpuSeconds();
+    });
   }
   for (std::thread& client : clients) client.join();
+  client_cpu.push_back(std::accumulate(cpu.begin(), cpu.end(), 0.0));
   return Seconds() - start;
 }
 
@@ -117,7 +136,7 @@ int Main(int argc, char** argv) {
   if (argc < 2) {
     std::fprintf(stderr,
                  "usage: stream_bench MODEL_FOLDER [PROMPT_TOKENS [NEW_TOKENS [ROUNDS "
-                 "[CLIENTS]]]]\n");
+                 "[CLIENTS [INTERVAL_MS]]]]]\n");
     return 2;
   }
   const auto argument = [&](int i, int otherwise) {
@@ -128,7 +147,9 @@ int Main(int argc, char** argv) {
   StepMetrics step_metrics(metrics);
   Log log(Log::Format::kJson, LogLevel::kError, Log::StandardError());
   ServingState state;
-  CallServices services({}, state, metrics, log, SystemClock());
+  const CallServicesOptions options = {
+      .terms = {.stream_interval = absl::Milliseconds(argument(6, 10))}};
+  CallServices services(options, state, metrics, log, SystemClock());
   auto grpc_server = GrpcServer::Start({}, services).value();
   std::vector<std::unique_ptr<ServedModel>> models;
   std::vector<TimedStep> steps;
@@ -142,21 +163,21 @@ int Main(int argc, char** argv) {
     problem.prompt.push_back((i * 7919 + 13) % vocab);
   InProcess(engine, problem);  // untimed
   steps.clear();
-  std::vector<double> inside, outside, runner;
+  std::vector<double> inside, outside, runner, client_cpu;
   for (int round = 0; round < argument(4, 7); ++round) {
     inside.push_back(InProcess(engine, problem));
     runner.push_back(RunnerSeconds(steps));
-    outside.push_back(ThroughGrpc(grpc_server->address(), problem));
+    outside.push_back(ThroughGrpc(grpc_server->address(), problem, client_cpu));
     steps.clear();
   }
   const double own = Quantile(runner, .5);
   std::printf(
       "{\"clients\": %d, \"prompt_tokens\": %zu, \"new_tokens\": %d, \"rounds\": %zu, "
       "\"runner_seconds\": %.4f, \"in_process_seconds\": %.4f, \"grpc_seconds\": %.4f, "
-      "\"in_process_ratio\": %.4f, \"grpc_ratio\": %.4f}\n",
+      "\"in_process_ratio\": %.4f, \"grpc_ratio\": %.4f, \"client_cpu_seconds\": %.4f}\n",
       problem.clients, problem.prompt.size(), problem.new_tokens, inside.size(), own,
       Quantile(inside, .5), Quantile(outside, .5), Quantile(inside, .5) / own,
-      Quantile(outside, .5) / own);
+      Quantile(outside, .5) / own, Quantile(client_cpu, .5));
   grpc_server->Shutdown(absl::Seconds(5));
   return 0;
 }

@@ -108,12 +108,14 @@ TEST(ConfigTest, OptionsOfTheEngine) {
   EXPECT_EQ(unset.prefix_caching(), PrefixCaching::kPerTenant);
   EXPECT_EQ(unset.admission_mode(), AdmissionMode::kReport);
   EXPECT_EQ(unset.stream_interval_ms, 10);
+  EXPECT_EQ(unset.stream_events_per_second, 0);
   EXPECT_EQ(unset.min_context_tokens, 1024);
   EXPECT_EQ(unset.price_per_device_hour, 0);
   EXPECT_EQ(unset.schedule_trace, "");
   const ConfigFile file(R"({"model": "f", "max_running": 8, "max_waiting_tokens": 5000,
       "long_prompt_tokens": 100, "max_long_prefills": 1, "decode_stretch_percent": 250,
-      "max_step_seconds": 0, "stream_interval_ms": 0, "min_context_tokens": 64,
+      "max_step_seconds": 0, "stream_interval_ms": 0,
+      "stream_events_per_second": 50, "min_context_tokens": 64,
       "price_per_device_hour": 2.5, "schedule_trace": "t.txt"})");
   const ServerOptions set = Parse({"--config", file.path(), "--prefix-cache", "shared"},
                                   {{"QUIRE_ADMISSION", "enforce"}})
@@ -125,6 +127,7 @@ TEST(ConfigTest, OptionsOfTheEngine) {
   EXPECT_EQ(set.decode_stretch_percent, 250);
   EXPECT_EQ(set.max_step_seconds, 0);
   EXPECT_EQ(set.stream_interval_ms, 0);
+  EXPECT_EQ(set.stream_events_per_second, 50);
   EXPECT_EQ(set.min_context_tokens, 64);
   EXPECT_EQ(set.price_per_device_hour, 2.5);
   EXPECT_EQ(set.schedule_trace, "t.txt");

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/time/clock.h"
@@ -77,6 +78,25 @@ TEST(StreamIntervalTest, TokensThatAreFurtherApartComeAtOnce) {
       [](const StepInput&) { absl::SleepFor(absl::Milliseconds(30)); });
   const Answer answer = Generate(server, LongAnswer(6));
   EXPECT_GE(answer.sizes.size(), 5u);  // a busy machine may join two
+}
+
+// Two answers at 20 pieces a second together: each waits 100 ms for its next piece.
+TEST(StreamIntervalTest, ManyAnswersShareThePieces) {
+  TestServerOptions options = WithInterval(absl::Milliseconds(1));
+  options.calls.terms.stream_events_per_second = 20;
+  TestServer server(options);
+  server.fake().set_on_step(
+      [](const StepInput&) { absl::SleepFor(absl::Milliseconds(5)); });
+  Answer first, second;
+  std::thread beside([&] { first = Generate(server, LongAnswer(200)); });
+  second = Generate(server, LongAnswer(200));
+  beside.join();
+  for (const Answer& answer : {first, second}) {
+    EXPECT_EQ(answer.tokens.size(), 200u);
+    // 5 ms a token at least: 1 s in 10 pieces, and those before the other was seen.
+    EXPECT_LE(answer.sizes.size(), 2 + absl::ToDoubleSeconds(answer.took) * 20);
+    EXPECT_GE(answer.sizes.size(), 4u);
+  }
 }
 
 TEST(StreamIntervalTest, AStopIsSeenInWhatCameTogether) {

@@ -99,7 +99,7 @@ TEST_F(SummaryEstimateTest, TheFirstPassTellsOfTheOthersWhichAreAdmitted) {
 
 TEST_F(SummaryEstimateTest, ALongIntervalJoinsThePiecesOfText) {
   answer_ = [](const std::string&) { return "It ends, after a while, as all does."; };
-  SummaryOptions options{.text_interval = absl::Seconds(10)};
+  SummaryOptions options{.text_interval = [] { return absl::Seconds(10); }};
   ASSERT_TRUE(Run(Model(1000), "A text.", options).ok());
   EXPECT_EQ(recorder_.text(), "It ends, after a while, as all does.");
   // The first at once, with what was there by then; the rest with the end.

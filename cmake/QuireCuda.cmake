@@ -15,8 +15,9 @@ endif()
 file(REAL_PATH "${QUIRE_NVCC}" QUIRE_NVCC)
 set(QUIRE_NVCC_FLAGS -std=c++20 -O3 --expt-relaxed-constexpr -Werror all-warnings
   -ccbin "${CMAKE_CXX_COMPILER}" -Xcompiler -fPIC,-Wall,-Wextra "-I${CMAKE_SOURCE_DIR}")
-# Ampere and newer run the first; Hopper's own instructions (wgmma, TMA) need the second's "a".
-set(QUIRE_SM_80 -gencode=arch=compute_80,code=sm_80)
+# Machine code for Ampere, and an intermediate form that the driver of a newer GPU compiles; Hopper
+# has code of its own, and its own instructions (wgmma, TMA) need the "a".
+set(QUIRE_SM_80 "-gencode=arch=compute_80,code=[compute_80,sm_80]")
 set(QUIRE_SM_90A -gencode=arch=compute_90a,code=sm_90a)
 
 # quire_cuda_sources(TARGET FILE.cu... [HOPPER]): compiles each file for sm_80 and sm_90a, with

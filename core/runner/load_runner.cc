@@ -1,5 +1,6 @@
 #include <new>
 #include <thread>
+#include <utility>
 
 #include "ATen/Parallel.h"
 #include "absl/strings/str_cat.h"
@@ -8,6 +9,7 @@
 #include "core/base/status_macros.h"
 #include "core/kv/memory_plan.h"
 #include "core/runner/model_runner.h"
+#include "core/runner/probe_cuda.h"
 #include "core/runner/runner.h"
 
 namespace quire {
@@ -47,6 +49,14 @@ absl::StatusOr<ComputeType> ChooseCompute(const ModelConfig& c,
 absl::StatusOr<LoadedRunner> Load(const ModelFiles& files, const RunnerOptions& options) {
   const c10::InferenceMode inference;
   LoadedRunner loaded;
+  QUIRE_ASSIGN_OR_RETURN(const DeviceRequest request, ParseDevice(options.device));
+  QUIRE_ASSIGN_OR_RETURN(ChosenDevice chosen, ChooseDevice(request, ProbeCuda()));
+  loaded.device = chosen.device;
+  loaded.device_note = std::move(chosen.note);
+  if (loaded.device.kind == DeviceKind::kCuda) {
+    return absl::UnimplementedError(absl::StrCat("device is ", DeviceName(loaded.device),
+                                                 "; only cpu can compute yet"));
+  }
   QUIRE_ASSIGN_OR_RETURN(loaded.compute, ChooseCompute(files.config, options));
   const bool bf16 = loaded.compute == ComputeType::kBFloat16;
   const at::ScalarType type = bf16 ? at::kBFloat16 : at::kFloat;

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "core/kv/block_pool.h"
+#include "core/runner/device.h"
 #include "core/step/step.h"
 #include "core/weights/model_files.h"
 
@@ -20,7 +21,8 @@ struct RunnerOptions {
       ComputeType::kAuto;      // kAuto: bfloat16 where the CPU multiplies it faster
   int64_t kv_cache_bytes = 0;  // 0: from free memory, see PlanKvCache
   int32_t tokens_per_block = 64;
-  int32_t threads = 0;  // of one step; 0: as many as the CPU has cores
+  int32_t threads = 0;          // of one step; 0: as many as the CPU has cores
+  std::string device = "auto";  // see ParseDevice; auto: a GPU if one can be used
 };
 
 struct LoadedRunner {
@@ -29,11 +31,14 @@ struct LoadedRunner {
   ComputeType compute = ComputeType::kFloat32;
   int64_t weight_bytes = 0;  // held by the runner
   int64_t kv_cache_bytes = 0;
+  Device device;
+  std::string device_note;  // of ChosenDevice
 };
 
 // Reads, merges and converts the weights, and makes the cache. The weight file may be
 // closed after. kInvalidArgument / kNotFound name the tensor; kResourceExhausted: not
-// enough memory; NaN or infinite weights are kInvalidArgument.
+// enough memory; NaN or infinite weights are kInvalidArgument. A device that cannot be
+// used is refused as ParseDevice and ChooseDevice say.
 absl::StatusOr<LoadedRunner> LoadRunner(const ModelFiles& files,
                                         const RunnerOptions& options);
 

@@ -83,10 +83,13 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadModel(const std::string& folder
   QUIRE_ASSIGN_OR_RETURN(LoadedRunner loaded,
                          LoadRunner(files, {.compute = ParseComputeType(options.compute),
                                             .kv_cache_bytes = options.kv_cache_bytes,
-                                            .threads = options.threads}));
+                                            .threads = options.threads,
+                                            .device = options.device}));
   auto model = std::make_unique<ServedModel>(ServedModel{.text = std::move(text)});
   model->parameters = CountParameters(files.config);
   model->compute_type = std::string(ComputeTypeName(loaded.compute));
+  model->device = DeviceName(loaded.device);
+  model->device_note = loaded.device_note;
   model->weight_bytes = loaded.weight_bytes;
   model->kv_cache_bytes = loaded.kv_cache_bytes;
   model->kv_cache_tokens = loaded.kv.capacity_tokens();
@@ -115,6 +118,8 @@ absl::StatusOr<std::unique_ptr<const ModelRegistry>> LoadModels(
           absl::StrCat("model '", folder, "': ", model.status().message()));
     }
     log.Info("loaded", {{"model", (*model)->text.name},
+                        {"device", (*model)->device},
+                        {"device_note", (*model)->device_note},
                         {"compute_type", (*model)->compute_type},
                         {"context_tokens", int64_t{(*model)->text.context_tokens()}},
                         {"weight_bytes", (*model)->weight_bytes},

@@ -18,6 +18,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "core/base/status_macros.h"
+#include "core/runner/device.h"
 #include "server/rpc/status.h"
 #include "server/version.h"
 
@@ -53,6 +54,9 @@ std::vector<Field> ModelFields() {
       {"port_file", "file that names the addresses once the server is ready",
        &Options::port_file},
       {"threads", "CPU threads of one step; 0: all cores", &Options::threads, 0, 1024},
+      {"device",
+       "auto, cpu, cuda or cuda:N; auto: the first GPU that can be used, else the CPU",
+       &Options::device},
       {"compute",
        "auto, float32 or bfloat16",
        &Options::compute,
@@ -373,6 +377,7 @@ absl::Status ServerOptions::Validate() const {
         absl::StrCat("chunk_tokens is ", chunk_tokens,
                      "; it must be >= max_running, which is ", max_running));
   }
+  QUIRE_RETURN_IF_ERROR(ParseDevice(device).status());
   QUIRE_RETURN_IF_ERROR(CheckAddress("listen", listen));
   return http_listen.empty() ? absl::OkStatus()
                              : CheckAddress("http_listen", http_listen);

@@ -23,6 +23,7 @@ struct ServerOptions {
   std::string http_listen = "127.0.0.1:8080";  // of /metrics and /healthz; "": neither
   std::string port_file;                       // "": none; see WritePortFile
   int32_t threads = 0;                         // of one step; 0: as many as CPU cores
+  std::string device = "auto";                 // auto, cpu, cuda, cuda:N
   std::string compute = "auto";                // auto, float32, bfloat16
   int64_t kv_cache_bytes = 0;                  // of each model; 0: from free memory
   int32_t chunk_tokens = 512;                  // of one step, all requests together

@@ -18,6 +18,8 @@ struct ServedModel {
   std::vector<TokenId> begin_tokens;  // what the tokenizer puts before a text
   int64_t parameters = 0;
   std::string compute_type;  // "float32", "bfloat16"
+  std::string device;        // "cpu", "cuda:0"
+  std::string device_note;   // its name, or why it is no GPU
   int64_t weight_bytes = 0;
   int64_t kv_cache_bytes = 0;
   int64_t kv_cache_tokens = 0;

@@ -205,6 +205,22 @@ TEST(StartupTest, BaseWeightsThatAreNotThereAreNamedWithTheWayToGetThem) {
   EXPECT_THAT(result.err, HasSubstr("run deploy/setup.sh"));
 }
 
+// -------------------------------------------------------------------------------- device
+
+TEST(StartupTest, ADeviceThatIsNotThereEndsTheServerAndIsNamed) {
+  Server server({ModelFolder("quire-19m")}, {"--device", "cuda:63"});
+  const ProcessResult result = server.Wait();
+  EXPECT_EQ(result.exit_code, kExitModel);
+  EXPECT_THAT(result.err, HasSubstr("device is cuda:63; "));
+}
+
+TEST(StartupTest, TheDeviceIsLogged) {
+  Server server({ModelFolder("quire-19m")}, {"--device", "cpu"});
+  ASSERT_TRUE(server.ready()) << server.log();
+  EXPECT_THAT(server.log(), HasSubstr(R"("device":"cpu","device_note":"")"));
+  EXPECT_EQ(server.Stop(), 0);
+}
+
 // --------------------------------------------------------------------------------- ports
 
 // A port of the loopback that somebody else has.

@@ -74,6 +74,15 @@ TEST(ConfigTest, FlagsWinOverEnvironmentOverFileOverDefaults) {
   EXPECT_THAT(command->options.model, ElementsAre("f"));
 }
 
+TEST(ConfigTest, TheDeviceIsChosenAtTheStart) {
+  EXPECT_EQ(Parse({"--model", "a"})->options.device, "auto");
+  const ConfigFile file(R"({"model": "f", "device": "cuda"})");
+  EXPECT_EQ(Parse({"--config", file.path()})->options.device, "cuda");
+  EXPECT_EQ(Parse({"--config", file.path()}, {{"QUIRE_DEVICE", "cpu"}})->options.device,
+            "cpu");
+  EXPECT_EQ(Parse({"--model", "a", "--device", "cuda:7"})->options.device, "cuda:7");
+}
+
 TEST(ConfigTest, AttentionOfRequestsThatSayNothing) {
   const AttentionOptions unset = Parse({"--model", "a"})->options.attention();
   EXPECT_EQ(unset.mode, AttentionMode::kAuto);
@@ -230,6 +239,10 @@ const std::vector<WrongCase> kWrongCases = {
      "1000000]"},
     {{"--compute", "int8"},
      "compute is 'int8'; it must be one of auto, float32, bfloat16"},
+    {{"--device", "gpu"},
+     "device is 'gpu'; it must be auto, cpu, cuda or cuda:N with N in [0, 63]"},
+    {{"--device", "cuda:64"},
+     "device is 'cuda:64'; it must be auto, cpu, cuda or cuda:N with N in [0, 63]"},
     {{"--attention-mode", "sparse"},
      "attention_mode is 'sparse'; it must be one of auto, dense, faithful, refined"},
     {{"--attention-eps", "1.5"},

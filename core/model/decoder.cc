@@ -3,8 +3,8 @@
 #include <cmath>
 
 #include "ATen/ops/empty.h"
-#include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/model/layer_parts.h"
 #include "core/model/weight_map.h"
 
 namespace quire {
@@ -46,39 +46,24 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const ModelConfig& config
 absl::Status Decoder::LoadLayers(const WeightSource& source) {
   const WeightMap weights(source, config_);
   const ModelConfig& c = config_;
-  const int64_t q = int64_t{c.num_heads} * c.head_dim,
-                kv = int64_t{c.num_kv_heads} * c.head_dim;
-  const bool qkv_bias = c.qkv_bias || c.attention_bias;
   for (int32_t i = 0; i < c.num_layers; ++i) {
-    const std::string p = absl::StrCat("model.layers.", i, ".");
-    const std::string attention = p + "self_attn.";
-    const std::string mlp = p + "mlp.";
+    const LayerParts parts = PartsOf(c, i);
     Layer l;
     QUIRE_ASSIGN_OR_RETURN(l.attention_norm,
-                           weights.Vector(p + "input_layernorm.weight", c.hidden_size));
-    QUIRE_ASSIGN_OR_RETURN(
-        l.mlp_norm, weights.Vector(p + "post_attention_layernorm.weight", c.hidden_size));
+                           weights.Vector(parts.attention_norm, c.hidden_size));
+    QUIRE_ASSIGN_OR_RETURN(l.mlp_norm, weights.Vector(parts.mlp_norm, c.hidden_size));
     if (c.qk_norm) {
-      QUIRE_ASSIGN_OR_RETURN(l.q_norm,
-                             weights.Vector(attention + "q_norm.weight", c.head_dim));
-      QUIRE_ASSIGN_OR_RETURN(l.k_norm,
-                             weights.Vector(attention + "k_norm.weight", c.head_dim));
+      QUIRE_ASSIGN_OR_RETURN(l.q_norm, weights.Vector(parts.q_norm, c.head_dim));
+      QUIRE_ASSIGN_OR_RETURN(l.k_norm, weights.Vector(parts.k_norm, c.head_dim));
     }
-    QUIRE_ASSIGN_OR_RETURN(l.qkv, weights.Linear({{attention + "q_proj", q, qkv_bias},
-                                                  {attention + "k_proj", kv, qkv_bias},
-                                                  {attention + "v_proj", kv, qkv_bias}},
-                                                 c.hidden_size, compute_));
+    QUIRE_ASSIGN_OR_RETURN(l.qkv, weights.Linear(parts.qkv, c.hidden_size, compute_));
     QUIRE_ASSIGN_OR_RETURN(
         l.output,
-        weights.Linear({{attention + "o_proj", c.hidden_size, c.attention_bias}}, q,
-                       compute_));
-    QUIRE_ASSIGN_OR_RETURN(
-        l.gate_up, weights.Linear({{mlp + "gate_proj", c.intermediate_size, c.mlp_bias},
-                                   {mlp + "up_proj", c.intermediate_size, c.mlp_bias}},
-                                  c.hidden_size, compute_));
-    QUIRE_ASSIGN_OR_RETURN(
-        l.down, weights.Linear({{mlp + "down_proj", c.hidden_size, c.mlp_bias}},
-                               c.intermediate_size, compute_));
+        weights.Linear(parts.output, int64_t{c.num_heads} * c.head_dim, compute_));
+    QUIRE_ASSIGN_OR_RETURN(l.gate_up,
+                           weights.Linear(parts.gate_up, c.hidden_size, compute_));
+    QUIRE_ASSIGN_OR_RETURN(l.down,
+                           weights.Linear(parts.down, c.intermediate_size, compute_));
     layers_.push_back(std::move(l));
   }
   return absl::OkStatus();

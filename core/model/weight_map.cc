@@ -67,9 +67,8 @@ absl::StatusOr<at::Tensor> WeightMap::Matrix(const std::string& name, int64_t ro
   return Read(name, {rows, columns});
 }
 
-absl::StatusOr<kernels::Linear> WeightMap::Linear(const std::vector<Part>& parts,
-                                                  int64_t columns,
-                                                  at::ScalarType compute) const {
+absl::StatusOr<WeightMap::Joined> WeightMap::Join(const std::vector<Part>& parts,
+                                                  int64_t columns) const {
   std::vector<at::Tensor> weights;
   std::vector<at::Tensor> biases;
   bool any_bias = false;
@@ -86,8 +85,15 @@ absl::StatusOr<kernels::Linear> WeightMap::Linear(const std::vector<Part>& parts
     biases.push_back(std::move(bias));
     any_bias |= part.bias;
   }
-  return kernels::Linear::Pack(weights.size() == 1 ? weights[0] : at::cat(weights),
-                               any_bias ? at::cat(biases) : at::Tensor(), compute);
+  return Joined{weights.size() == 1 ? weights[0] : at::cat(weights),
+                any_bias ? at::cat(biases) : at::Tensor()};
+}
+
+absl::StatusOr<kernels::Linear> WeightMap::Linear(const std::vector<Part>& parts,
+                                                  int64_t columns,
+                                                  at::ScalarType compute) const {
+  QUIRE_ASSIGN_OR_RETURN(const Joined joined, Join(parts, columns));
+  return kernels::Linear::Pack(joined.weight, joined.bias, compute);
 }
 
 }  // namespace quire

@@ -29,7 +29,13 @@ class WeightMap {
     int64_t rows = 0;
     bool bias = false;
   };
-  // The parts' rows one after the other, as one layer.
+  struct Joined {
+    at::Tensor weight;  // [rows of all parts, columns] float32
+    at::Tensor bias;    // [rows of all parts] float32, or undefined
+  };
+  // The parts' rows one after the other.
+  absl::StatusOr<Joined> Join(const std::vector<Part>& parts, int64_t columns) const;
+  // The same as a layer for this machine's CPU.
   absl::StatusOr<kernels::Linear> Linear(const std::vector<Part>& parts, int64_t columns,
                                          at::ScalarType compute) const;
 

@@ -8,6 +8,7 @@
 #include "c10/util/Exception.h"
 #include "core/base/status_macros.h"
 #include "core/kv/memory_plan.h"
+#include "core/runner/load_cuda_runner.h"
 #include "core/runner/model_runner.h"
 #include "core/runner/probe_cuda.h"
 #include "core/runner/runner.h"
@@ -54,8 +55,10 @@ absl::StatusOr<LoadedRunner> Load(const ModelFiles& files, const RunnerOptions& 
   loaded.device = chosen.device;
   loaded.device_note = std::move(chosen.note);
   if (loaded.device.kind == DeviceKind::kCuda) {
-    return absl::UnimplementedError(absl::StrCat("device is ", DeviceName(loaded.device),
-                                                 "; only cpu can compute yet"));
+    QUIRE_ASSIGN_OR_RETURN(LoadedRunner on_gpu,
+                           LoadCudaRunner(files, options, loaded.device));
+    on_gpu.device_note = std::move(loaded.device_note);
+    return on_gpu;
   }
   QUIRE_ASSIGN_OR_RETURN(loaded.compute, ChooseCompute(files.config, options));
   const bool bf16 = loaded.compute == ComputeType::kBFloat16;

@@ -12,6 +12,8 @@
 #include "c10/util/Exception.h"
 #include "core/base/status_macros.h"
 #include "core/dga/probe_positions.h"
+#include "core/runner/step_checks.h"
+#include "core/runner/token_score.h"
 
 namespace quire {
 namespace {
@@ -30,33 +32,11 @@ at::Tensor SelectRows(const at::Tensor& hidden, absl::Span<const int64_t> rows) 
   return at::index_select(hidden, 0, index);
 }
 
-TokenScore Score(absl::Span<const float> logits, float log_sum, TokenId token, bool rank,
-                 int32_t top) {
-  TokenScore score;
-  score.token = token;
-  score.logprob = logits[token] - log_sum;
-  if (rank) score.rank = Rank(logits, token);
-  if (top > 0) score.top = TopLogprobs(logits, top);
-  return score;
-}
-
 }  // namespace
 
 absl::Status CpuModelRunner::Check(const StepItem& item) const {
   const ModelConfig& c = decoder_->config();
-  if (item.tokens.empty()) return absl::InvalidArgumentError("step item has no tokens");
-  const int64_t end = item.begin + static_cast<int64_t>(item.tokens.size());
-  if (item.begin < 0 || end > c.max_positions) {
-    return absl::InvalidArgumentError(absl::StrCat("step item covers positions ",
-                                                   item.begin, " to ", end,
-                                                   "; the model has ", c.max_positions));
-  }
-  if (static_cast<int64_t>(item.blocks.size()) < geometry_.BlocksFor(end)) {
-    return absl::InvalidArgumentError(absl::StrCat("step item has ", item.blocks.size(),
-                                                   " cache blocks; it needs ",
-                                                   geometry_.BlocksFor(end)));
-  }
-  QUIRE_RETURN_IF_ERROR(item.attention.Validate());
+  QUIRE_RETURN_IF_ERROR(CheckItem(item, c, geometry_));
   if (cache_->index(0) == nullptr && item.attention.mode == AttentionMode::kRefined) {
     return absl::InvalidArgumentError(absl::StrCat(
         "step item's attention.mode is REFINED; it needs cache blocks of ", kGroupTokens,
@@ -65,27 +45,7 @@ absl::Status CpuModelRunner::Check(const StepItem& item) const {
         kernels::kMaxRefinedShare, " query heads a key/value head, of which there are ",
         c.num_heads / c.num_kv_heads));
   }
-  for (const BlockId block : item.blocks) {
-    const auto id = static_cast<int32_t>(block);
-    if (block == kNoBlock) continue;
-    if (id < 0 || id >= geometry_.num_blocks) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("cache block ", id, " is not in [0, ", geometry_.num_blocks, ")"));
-    }
-  }
-  QUIRE_RETURN_IF_ERROR(CheckDropped(item));
-  if (!item.targets.empty() && item.targets.size() != item.tokens.size()) {
-    return absl::InvalidArgumentError(
-        "step item's targets are not as many as its tokens");
-  }
-  const auto in_vocab = [&](TokenId t) { return t >= 0 && t < c.vocab_size; };
-  if (!std::all_of(item.tokens.begin(), item.tokens.end(), in_vocab) ||
-      !std::all_of(item.targets.begin(), item.targets.end(),
-                   [&](TokenId t) { return t == kNoTarget || in_vocab(t); })) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("step item has a token that is not in [0, ", c.vocab_size, ")"));
-  }
-  return absl::OkStatus();
+  return CheckDropped(item);
 }
 
 // A block may be missing only where this runner dropped it.
@@ -107,21 +67,9 @@ absl::Status CpuModelRunner::CheckDropped(const StepItem& item) const {
   return absl::OkStatus();
 }
 
-absl::Status CpuModelRunner::CheckCopies(const StepInput& input) const {
-  for (const BlockCopy& copy : input.copies) {
-    for (const BlockId block : {copy.from, copy.to}) {
-      const auto id = static_cast<int32_t>(block);
-      if (id >= 0 && id < geometry_.num_blocks) continue;
-      return absl::InvalidArgumentError(absl::StrCat(
-          "copied cache block ", id, " is not in [0, ", geometry_.num_blocks, ")"));
-    }
-  }
-  return absl::OkStatus();
-}
-
 // Items that break a rule are answered with it; the others are computed.
 absl::StatusOr<std::vector<StepResult>> CpuModelRunner::Step(const StepInput& input) {
-  QUIRE_RETURN_IF_ERROR(CheckCopies(input));
+  QUIRE_RETURN_IF_ERROR(CheckCopies(input, geometry_));
   std::vector<const StepItem*> items;
   std::vector<StepResult> all;
   for (const StepItem& item : input.items) {
@@ -244,8 +192,8 @@ void CpuModelRunner::ScoreTargets(const StepItem& item, const at::Tensor& hidden
     at::parallel_for(0, static_cast<int64_t>(count), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         result.scores[begin + i] =
-            Score(Row(logits, i), log_sums.const_data_ptr<float>()[i],
-                  item.targets[rows[begin + i]], item.ranks, item.top_logprobs);
+            ScoreToken(Row(logits, i), log_sums.const_data_ptr<float>()[i],
+                       item.targets[rows[begin + i]], item.ranks, item.top_logprobs);
       }
     });
   }
@@ -267,8 +215,8 @@ void CpuModelRunner::SampleRows(Items items, const at::Tensor& hidden,
       const TokenId token =
           Sample(Row(logits, row), item.sampling, item.history, item.sample_step);
       results[sampled[row]].sampled =
-          Score(Row(logits, row), log_sums.const_data_ptr<float>()[row], token,
-                item.ranks, item.top_logprobs);
+          ScoreToken(Row(logits, row), log_sums.const_data_ptr<float>()[row], token,
+                     item.ranks, item.top_logprobs);
     }
   });
 }

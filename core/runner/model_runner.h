@@ -22,7 +22,6 @@ class CpuModelRunner final : public ModelRunner {
  private:
   absl::Status Check(const StepItem& item) const;
   absl::Status CheckDropped(const StepItem& item) const;
-  absl::Status CheckCopies(const StepInput& input) const;
   using Items = absl::Span<const StepItem* const>;
   absl::StatusOr<std::vector<StepResult>> ComputeOrError(const StepInput& input,
                                                          Items items);

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+
+#include "ATen/core/Tensor.h"
+#include "absl/types/span.h"
+#include "core/kernels/kernels.h"
+#include "core/model/cuda_kv_cache.h"
+
+// Attention of many rows of one sequence on a GPU, by LibTorch's kernels.
+namespace quire {
+
+// Keys or values of positions [0, tokens), as one tensor: side [num_blocks, G, B, D],
+// pages on the device -> [G, tokens, D].
+at::Tensor GatherTokens(const at::Tensor& side, const int32_t* pages, int64_t tokens);
+
+// Causal attention of a sequence's rows over all of its cache, scores times `scale`.
+// q, out [T, H, D] of the step; k, v [G, begin + rows, D] from GatherTokens; writes rows
+// [first_row, first_row + rows) of out.
+void DensePrefill(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                  const kernels::SequenceRows& sequence, float scale, at::Tensor& out);
+
+// Adds to attention [n] float32, n = begin + last row + 1, the causal softmax attention
+// of the rows (ascending, in [0, sequence.rows)) to each position, summed over the rows
+// and averaged over the H query heads. q [T, H, D] of the step, k [G, >= n, D].
+void ProbeOnDevice(const at::Tensor& q, const at::Tensor& k,
+                   const kernels::SequenceRows& sequence, absl::Span<const int64_t> rows,
+                   float scale, at::Tensor& attention);
+
+}  // namespace quire

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "core/model/cuda_decoder.h"
+#include "core/model/cuda_kv_cache.h"
+#include "core/runner/cuda_readout.h"
+#include "core/runner/runner.h"
+
+namespace quire {
+
+// ModelRunner over a decoder on a GPU. A step waits for the device once, at its end.
+// Beside what ModelRunner says: kDataLoss if the device is lost (a fault of a kernel, of
+// the driver or of the card): every step after it fails alike, and only a new process can
+// use the device again.
+class CudaModelRunner final : public ModelRunner {
+ public:
+  CudaModelRunner(std::unique_ptr<CudaDecoder> decoder,
+                  std::unique_ptr<CudaKvCache> cache, const KvGeometry& geometry)
+      : decoder_(std::move(decoder)), cache_(std::move(cache)), geometry_(geometry) {}
+
+  absl::StatusOr<std::vector<StepResult>> Step(const StepInput& input) override;
+
+ private:
+  using Items = absl::Span<const StepItem* const>;
+  // What is wanted of an item's rows: numbers in the readout.
+  struct Wanted {
+    std::vector<size_t> scores;
+    std::vector<TokenId> targets;  // of scores
+    std::optional<size_t> sample;
+  };
+
+  absl::Status Check(const StepItem& item) const;
+  absl::StatusOr<std::vector<StepResult>> ComputeOrError(const StepInput& input,
+                                                         Items items);
+  std::vector<StepResult> Compute(Items items);
+  std::vector<CudaDecoder::Probe> Probes(Items items,
+                                         std::vector<StepResult>& results) const;
+  static std::vector<Wanted> Want(Items items, CudaReadout& readout);
+  static void Finish(const StepItem& item, const Wanted& wanted,
+                     const CudaReadout& readout, StepResult& result);
+  AttentionStats DenseStats(const StepItem& item) const;
+
+  const std::unique_ptr<CudaDecoder> decoder_;
+  const std::unique_ptr<CudaKvCache> cache_;
+  const KvGeometry geometry_;
+  absl::Status lost_;  // not OK: the device is
+};
+
+}  // namespace quire

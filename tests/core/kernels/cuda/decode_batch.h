@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <ostream>
 #include <vector>
 
 #include "tests/core/kernels/cuda/cuda_fixture.h"
@@ -35,6 +36,10 @@ struct DecodeShape {
   // Pages of each sequence past those that its length needs, reserved but not written.
   int32_t spare_pages = 0;
 };
+// The name of a test case of it.
+inline void PrintTo(const DecodeShape& s, std::ostream* out) {
+  *out << "D" << s.dim << "R" << s.share;
+}
 
 DecodeBatch MakeDecodeBatch(const DecodeShape& shape, const std::vector<int32_t>& lengths,
                             uint32_t seed);

@@ -154,11 +154,8 @@ std::vector<DecodeShape> Shapes() {
   }
   return shapes;
 }
-INSTANTIATE_TEST_SUITE_P(
-    Shapes, DenseDecodeShapesTest, ::testing::ValuesIn(Shapes()), [](const auto& info) {
-      const DecodeShape& s = info.param;
-      return (::testing::Message() << "D" << s.dim << "R" << s.share).GetString();
-    });
+INSTANTIATE_TEST_SUITE_P(Shapes, DenseDecodeShapesTest, ::testing::ValuesIn(Shapes()),
+                         ::testing::PrintToStringParamName());
 
 // Every length around a slice and a page, alone in its batch.
 TEST_F(DenseDecodeTest, OneSequenceOfEveryShortLength) {

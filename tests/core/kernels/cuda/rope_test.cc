@@ -1,3 +1,4 @@
+#include <ostream>
 #include <set>
 
 #include "tests/core/kernels/cuda/cuda_fixture.h"
@@ -53,6 +54,11 @@ struct Shape {
   int32_t rows;
   bool norms;
 };
+// The name of a test case of it.
+void PrintTo(const Shape& s, std::ostream* out) {
+  *out << "D" << s.dim << "G" << s.kv_heads << "R" << s.share << "T" << s.rows
+       << (s.norms ? "Norms" : "");
+}
 
 class RopeAndStoreTest : public CudaTest, public ::testing::WithParamInterface<Shape> {
  protected:
@@ -192,13 +198,7 @@ std::vector<Shape> Shapes() {
   return shapes;
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, RopeAndStoreTest, ::testing::ValuesIn(Shapes()),
-                         [](const auto& info) {
-                           const Shape& s = info.param;
-                           return (::testing::Message()
-                                   << "D" << s.dim << "G" << s.kv_heads << "R" << s.share
-                                   << "T" << s.rows << (s.norms ? "Norms" : ""))
-                               .GetString();
-                         });
+                         ::testing::PrintToStringParamName());
 
 }  // namespace
 }  // namespace quire::kernels::cuda

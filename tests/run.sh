@@ -6,7 +6,8 @@
 # PRESET         cpu-release (default), cpu-debug, cpu-asan, cpu-tsan or cuda-release
 # CTEST OPTION   passed on, for example -R sampler or -L lint
 #
-# Every preset compiles the CUDA sources too, which needs deploy/setup.sh --cuda but no GPU.
+# Every preset compiles the CUDA sources too, which needs deploy/setup.sh --cuda but no GPU;
+# cuda-release needs --cuda-run, and without a GPU skips the tests that want one.
 #
 # Exit code: 0 all tests passed, else not 0. QUIRE_JOBS as in deploy/build.sh.
 set -euo pipefail
@@ -37,7 +38,9 @@ main() {
     exec env QUIRE_FIXED_ADDRESSES=1 setarch "$(uname -m)" -R bash "$0" --preset "$preset" "$@"
   fi
   set_sanitizer_options
-  bash "$deploy_dir/setup.sh" --cuda
+  local setup_option="--cuda"
+  [[ "$preset" != cuda-* ]] || setup_option="--cuda-run"
+  bash "$deploy_dir/setup.sh" "$setup_option"
   bash "$deploy_dir/build.sh" --preset "$preset"
   cd "$repo_dir"
   ctest --preset "$preset" -j 2 "$@"

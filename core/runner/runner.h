@@ -21,8 +21,8 @@ struct RunnerOptions {
       ComputeType::kAuto;      // kAuto: bfloat16 where the CPU multiplies it faster
   int64_t kv_cache_bytes = 0;  // 0: from free memory, see PlanKvCache
   int32_t tokens_per_block = 64;
-  int32_t threads = 0;          // of one step; 0: as many as the CPU has cores
-  std::string device = "auto";  // see ParseDevice; auto: a GPU if one can be used
+  int32_t threads = 0;         // of one step; 0: as many as the CPU has cores
+  std::string device = "cpu";  // see ParseDevice; auto: a GPU if one can be used
 };
 
 struct LoadedRunner {

@@ -1,0 +1,268 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "core/runner/probe_cuda.h"
+#include "core/runner/runner.h"
+
+// The runner on a GPU against the one on the CPU, both in bfloat16 over a real model.
+namespace quire {
+namespace {
+
+using testing::HasSubstr;
+
+const char kSmall[] = QUIRE_MODELS_DIR "/quire-19m";
+constexpr int kVocab = 8192;
+
+// Activations are rounded to 8 bits in other places on the two machines: single
+// logprobs differ by some hundredths, and by tenths where a token is improbable.
+constexpr double kMeanDifference = 0.05;
+constexpr double kMaxDifference = 0.5;
+
+// "" or why there is no GPU.
+std::string WhyNot() {
+  const auto chosen = ChooseDevice({.kind = DeviceKind::kCuda}, ProbeCuda());
+  return chosen.ok() ? "" : std::string(chosen.status().message());
+}
+
+LoadedRunner Load(const std::string& device) {
+  const ModelFiles files = OpenModelFiles(kSmall).value();
+  return LoadRunner(files, {.kv_cache_bytes = 64 << 20, .device = device}).value();
+}
+
+std::vector<TokenId> Tokens(int count, int seed) {
+  std::vector<TokenId> tokens(count);
+  for (int i = 0; i < count; ++i) tokens[i] = (i * 7919 + i * i % 31 + seed) % kVocab;
+  return tokens;
+}
+
+// One sequence with blocks of its own, and what a step of it asks.
+struct Sequence {
+  RequestId id;
+  std::vector<TokenId> tokens;
+  std::vector<TokenId> targets;
+  std::vector<BlockId> blocks;
+  Position done = 0;
+
+  Sequence(uint64_t number, int count, int first_block)
+      : id{number}, tokens(Tokens(count, static_cast<int>(number))) {
+    targets.assign(tokens.begin() + 1, tokens.end());
+    targets.push_back(7);
+    // Not in order, so that positions and places differ.
+    const int pages = count / 64 + 2;
+    for (int i = 0; i < pages; ++i)
+      blocks.push_back(BlockId{first_block + pages - 1 - i});
+  }
+
+  StepItem Item(size_t rows) const {
+    const auto part = [&](const std::vector<TokenId>& all) {
+      return absl::MakeConstSpan(all).subspan(done, rows);
+    };
+    return {.id = id,
+            .begin = done,
+            .tokens = part(tokens),
+            .blocks = blocks,
+            .targets = part(targets),
+            .ranks = true};
+  }
+};
+
+std::vector<StepResult> RunStep(ModelRunner& runner, const StepInput& input) {
+  auto results = runner.Step(input);
+  EXPECT_TRUE(results.ok()) << results.status();
+  for (const StepResult& result : *results)
+    EXPECT_TRUE(result.status.ok()) << result.status;
+  return *std::move(results);
+}
+
+// Scores of a whole sequence, read in chunks of so many rows.
+std::vector<TokenScore> ScoreAlone(ModelRunner& runner, Sequence sequence, size_t chunk) {
+  std::vector<TokenScore> scores;
+  while (sequence.done < static_cast<Position>(sequence.tokens.size())) {
+    const size_t rows = std::min(chunk, sequence.tokens.size() - sequence.done);
+    const auto results = RunStep(runner, {.items = {sequence.Item(rows)}});
+    scores.insert(scores.end(), results[0].scores.begin(), results[0].scores.end());
+    sequence.done += static_cast<Position>(rows);
+  }
+  return scores;
+}
+
+void ExpectClose(const std::vector<TokenScore>& got,
+                 const std::vector<TokenScore>& want) {
+  ASSERT_EQ(got.size(), want.size());
+  double sum = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double difference = std::abs(got[i].logprob - want[i].logprob);
+    EXPECT_LT(difference, kMaxDifference) << "token " << i;
+    EXPECT_EQ(got[i].token, want[i].token);
+    sum += difference;
+  }
+  EXPECT_LT(sum / static_cast<double>(got.size()), kMeanDifference);
+}
+
+class CudaRunnerTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string why = WhyNot(); !why.empty()) GTEST_SKIP() << why;
+    loaded_ = Load("cuda");
+  }
+  ModelRunner& gpu() { return *loaded_.runner; }
+
+  LoadedRunner loaded_;
+};
+
+TEST_F(CudaRunnerTest, SaysWhatItIs) {
+  EXPECT_EQ(loaded_.device.kind, DeviceKind::kCuda);
+  EXPECT_EQ(loaded_.compute, ComputeType::kBFloat16);
+  EXPECT_GT(loaded_.weight_bytes, 30'000'000);
+  EXPECT_LE(loaded_.kv_cache_bytes, 64 << 20);
+}
+
+TEST_F(CudaRunnerTest, ScoresAreTheCpusHoweverTheTextIsCut) {
+  LoadedRunner cpu = Load("cpu");
+  const Sequence sequence(1, 1500, 3);
+  const auto want = ScoreAlone(*cpu.runner, sequence, 512);
+  for (const size_t chunk : {1500, 512, 100, 65}) {
+    SCOPED_TRACE(chunk);
+    ExpectClose(ScoreAlone(gpu(), sequence, chunk), want);
+  }
+}
+
+TEST_F(CudaRunnerTest, RowsOneByOneAreReadAsInChunks) {
+  const Sequence sequence(2, 200, 0);
+  ExpectClose(ScoreAlone(gpu(), sequence, 1), ScoreAlone(gpu(), sequence, 200));
+}
+
+TEST_F(CudaRunnerTest, WhoSharesAStepGetsWhatHeWouldGetAlone) {
+  std::vector<Sequence> sequences = {{3, 130, 0}, {4, 64, 10}, {5, 700, 20}, {6, 3, 40}};
+  std::vector<std::vector<TokenScore>> alone;
+  for (const Sequence& s : sequences) alone.push_back(ScoreAlone(gpu(), s, 50));
+  // Chunks of 50 rows and single rows in one step, in turns.
+  std::vector<std::vector<TokenScore>> together(sequences.size());
+  for (int step = 0;; ++step) {
+    StepInput input;
+    std::vector<size_t> who;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      Sequence& s = sequences[i];
+      const size_t left = s.tokens.size() - s.done;
+      if (left == 0) continue;
+      const size_t wanted = (step + i) % 3 == 0 ? 1 : 50;
+      input.items.push_back(s.Item(std::min(left, wanted)));
+      who.push_back(i);
+    }
+    if (who.empty()) break;
+    const auto results = RunStep(gpu(), input);
+    for (size_t j = 0; j < who.size(); ++j) {
+      auto& scores = together[who[j]];
+      scores.insert(scores.end(), results[j].scores.begin(), results[j].scores.end());
+      sequences[who[j]].done += static_cast<Position>(input.items[j].tokens.size());
+    }
+  }
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    SCOPED_TRACE(i);
+    ExpectClose(together[i], alone[i]);
+  }
+}
+
+TEST_F(CudaRunnerTest, TheSameStepGivesTheSameBits) {
+  const Sequence sequence(7, 900, 0);
+  const auto first = ScoreAlone(gpu(), sequence, 300);
+  const auto second = ScoreAlone(gpu(), sequence, 300);
+  for (size_t i = 0; i < first.size(); ++i) {
+    EXPECT_EQ(first[i].logprob, second[i].logprob);
+    EXPECT_EQ(first[i].rank, second[i].rank);
+  }
+}
+
+TEST_F(CudaRunnerTest, GreedyOnTheDeviceIsGreedyOnTheHost) {
+  Sequence sequence(8, 100, 0);
+  StepItem item = sequence.Item(100);
+  item.sample = true;
+  const auto device = RunStep(gpu(), {.items = {item}});
+  item.top_logprobs = 5;  // brings the row to the host
+  const auto host = RunStep(gpu(), {.items = {item}});
+  ASSERT_TRUE(device[0].sampled.has_value() && host[0].sampled.has_value());
+  EXPECT_EQ(device[0].sampled->token, host[0].sampled->token);
+  EXPECT_EQ(device[0].sampled->logprob, host[0].sampled->logprob);
+  EXPECT_EQ(device[0].sampled->rank, 1);
+  ASSERT_EQ(host[0].sampled->top.size(), 5u);
+  EXPECT_EQ(host[0].sampled->top[0].token, host[0].sampled->token);
+  ASSERT_EQ(host[0].scores.size(), 100u);
+  EXPECT_EQ(host[0].scores[9].top.size(), 5u);
+  EXPECT_EQ(host[0].scores[9].logprob, device[0].scores[9].logprob);
+}
+
+TEST_F(CudaRunnerTest, ACopiedBlockIsReadLikeItsOriginal) {
+  Sequence sequence(9, 100, 0);
+  RunStep(gpu(), {.items = {sequence.Item(80)}});
+  sequence.done = 80;
+  const auto want = RunStep(gpu(), {.items = {sequence.Item(20)}});
+  const BlockId original = sequence.blocks[1];
+  sequence.blocks[1] = BlockId{30};
+  const auto got =
+      RunStep(gpu(), {.items = {sequence.Item(20)}, .copies = {{original, BlockId{30}}}});
+  for (size_t i = 0; i < 20; ++i) {
+    EXPECT_EQ(got[0].scores[i].logprob, want[0].scores[i].logprob);
+  }
+}
+
+TEST_F(CudaRunnerTest, ImportanceIsTheCpus) {
+  LoadedRunner cpu = Load("cpu");
+  Sequence sequence(10, 600, 0);
+  const auto importance = [&](ModelRunner& runner) {
+    sequence.done = 0;
+    RunStep(runner, {.items = {sequence.Item(400)}});
+    sequence.done = 400;
+    StepItem item = sequence.Item(200);
+    item.importance = true;
+    item.last_chunk = true;
+    return RunStep(runner, {.items = {item}})[0].importance;
+  };
+  const AttentionProbe want = importance(*cpu.runner);
+  const AttentionProbe got = importance(gpu());
+  EXPECT_EQ(got.queries, want.queries);
+  ASSERT_EQ(got.attention.size(), want.attention.size());
+  double difference = 0, sum = 0;
+  for (size_t i = 0; i < want.attention.size(); ++i) {
+    difference += std::abs(got.attention[i] - want.attention[i]);
+    sum += want.attention[i];
+  }
+  EXPECT_NEAR(sum, static_cast<double>(want.queries.size()), 0.01 * sum);
+  EXPECT_LT(difference, 0.02 * sum);
+}
+
+TEST_F(CudaRunnerTest, BadItemsAreRefusedAndTheOthersComputed) {
+  const Sequence sequence(11, 70, 0);
+  StepItem outside = sequence.Item(70);
+  const std::vector<BlockId> wrong = {BlockId{0}, BlockId{1 << 20}};
+  outside.blocks = wrong;
+  StepItem missing = sequence.Item(70);
+  const std::vector<BlockId> dropped = {BlockId{0}, kNoBlock};
+  missing.blocks = dropped;
+  const auto results = gpu().Step({.items = {outside, sequence.Item(70), missing}});
+  ASSERT_TRUE(results.ok()) << results.status();
+  EXPECT_EQ((*results)[0].status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE((*results)[1].status.ok());
+  EXPECT_EQ((*results)[1].scores.size(), 70u);
+  EXPECT_EQ((*results)[2].status.code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(CudaRunnerTest, WhatItHasNoKernelsForIsNamed) {
+  const ModelFiles files = OpenModelFiles(kSmall).value();
+  const absl::Status type =
+      LoadRunner(files, {.compute = ComputeType::kFloat32, .device = "cuda"}).status();
+  EXPECT_EQ(type.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(type.message()), HasSubstr("compute is float32"));
+  const absl::Status blocks =
+      LoadRunner(files, {.tokens_per_block = 16, .device = "cuda"}).status();
+  EXPECT_EQ(blocks.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(blocks.message()), HasSubstr("have 16 tokens"));
+}
+
+}  // namespace
+}  // namespace quire

@@ -6,11 +6,11 @@
 #include "ATen/ops/empty.h"
 #include "ATen/ops/empty_like.h"
 #include "ATen/ops/zeros.h"
-#include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "c10/cuda/CUDAStream.h"
 #include "core/base/status_macros.h"
-#include "core/kernels/cuda/cuda_kernels.h"
+#include "core/kernels/cuda/refined.h"
+#include "core/kernels/refined.h"
 #include "core/model/cuda_check.h"
 #include "core/model/cuda_prefill.h"
 #include "core/model/layer_parts.h"
@@ -27,6 +27,29 @@ const float* Floats(const at::Tensor& t) {
   return t.defined() ? t.const_data_ptr<float>() : nullptr;
 }
 cudaStream_t Stream() { return c10::cuda::getCurrentCUDAStream(); }
+float Scale(const ModelConfig& c) {
+  return 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+}
+
+// Far pages that have no index yet.
+std::vector<int32_t> BlocksToIndex(absl::Span<const CudaSequence> sequences,
+                                   CudaKvCache& cache) {
+  for (const CudaSequence& s : sequences) {
+    const int64_t first = (s.rows.begin + cuda::kPageTokens - 1) / cuda::kPageTokens;
+    for (int64_t page = first; page * cuda::kPageTokens < s.rows.begin + s.rows.rows;
+         ++page) {
+      cache.ForgetIndex(s.rows.blocks[page]);
+    }
+  }
+  std::vector<int32_t> blocks;
+  for (const CudaSequence& s : sequences) {
+    if (s.reading != CudaSequence::Reading::kRefinedDecode) continue;
+    const std::vector<int32_t> missing =
+        cache.TakeUnindexed(s.rows.blocks.subspan(1, s.far_pages()));
+    blocks.insert(blocks.end(), missing.begin(), missing.end());
+  }
+  return blocks;
+}
 
 absl::StatusOr<CudaLinear> Upload(const WeightMap& weights,
                                   const std::vector<WeightMap::Part>& parts,
@@ -61,12 +84,12 @@ absl::Status CheckShape(const ModelConfig& c) {
 // What the layers of a step share.
 struct CudaDecoder::Rows {
   const CudaStep& step;
-  absl::Span<const kernels::SequenceRows> sequences;
-  absl::Span<const bool> decodes;
+  absl::Span<const CudaSequence> sequences;
   absl::Span<Probe> probes;
   at::Tensor cos, sin;  // [T, D / 2]
   at::Tensor residual;  // [T, E] float32, without `update`
   at::Tensor update;    // [T, E] bfloat16, or undefined
+  at::Tensor counts;    // of Result
 };
 
 CudaDecoder::CudaDecoder(const ModelConfig& config, at::Device device)
@@ -80,16 +103,31 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, at::Device device)
     host.data_ptr<float>()[i] = static_cast<float>(frequencies[i]);
   }
   inverse_frequencies_ = host.to(device);
-  GrowWorkspace(64);
+  at::Tensor draws = at::empty({kernels::kDraws}, at::kShort);
+  std::copy_n(kernels::DrawTable(), kernels::kDraws, draws.data_ptr<int16_t>());
+  draws_ = draws.to(device);
+  GrowWorkspace(64, 1024);
 }
 
-void CudaDecoder::GrowWorkspace(int32_t sequences) {
-  if (sequences <= workspace_sequences_) return;
-  workspace_sequences_ = std::max(sequences, 2 * workspace_sequences_);
-  workspace_ = at::zeros({cuda::DecodeWorkspaceBytes(
-                             workspace_sequences_, config_.num_heads,
-                             config_.num_kv_heads, config_.head_dim, multiprocessors_)},
-                         at::TensorOptions(at::kByte).device(device_));
+// Zeroed when made: the kernels leave their counters at zero.
+void CudaDecoder::GrowWorkspace(int32_t sequences, int64_t far_pages) {
+  if (sequences <= workspace_sequences_ && far_pages <= workspace_far_pages_) return;
+  if (sequences > workspace_sequences_) {
+    workspace_sequences_ = std::max(sequences, 2 * workspace_sequences_);
+  }
+  if (far_pages > workspace_far_pages_) {
+    workspace_far_pages_ = std::max(far_pages, 2 * workspace_far_pages_);
+  }
+  const auto bytes = at::TensorOptions(at::kByte).device(device_);
+  const ModelConfig& c = config_;
+  workspace_ = at::zeros(
+      {cuda::DecodeWorkspaceBytes(workspace_sequences_, c.num_heads, c.num_kv_heads,
+                                  c.head_dim, multiprocessors_)},
+      bytes);
+  refined_workspace_ = at::zeros(
+      {cuda::RefinedWorkspaceBytes(workspace_sequences_, c.num_heads, c.num_kv_heads,
+                                   c.head_dim, multiprocessors_, workspace_far_pages_)},
+      bytes);
 }
 
 absl::StatusOr<std::unique_ptr<CudaDecoder>> CudaDecoder::Load(const ModelConfig& config,
@@ -178,43 +216,67 @@ at::Tensor CudaDecoder::RotateAndStore(const Layer& layer, const at::Tensor& qkv
   return q;
 }
 
-void CudaDecoder::Decode(const at::Tensor& q, const Rows& rows,
-                         const CudaKvCache::Layer& kv, at::Tensor& out) const {
-  const cuda::DecodeArgs args = {
-      .q = Data(q),
-      .k = Data(kv.k),
-      .v = Data(kv.v),
-      .out = Data(out),
-      .rows = rows.step.decode_rows(),
-      .lengths = rows.step.decode_lengths(),
-      .first_page = rows.step.decode_first_page(),
-      .pages = rows.step.decode_pages(),
-      .workspace = workspace_.data_ptr(),
-      .sequences = rows.step.decodes(),
-      .max_sequences = workspace_sequences_,
-      .blocks = multiprocessors_,
-      .query_heads = config_.num_heads,
-      .kv_heads = config_.num_kv_heads,
-      .head_dim = config_.head_dim,
-      .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim))};
-  ThrowIfError(cuda::DenseDecode(args, Stream()));
+cuda::DecodeArgs CudaDecoder::DecodeArgsOf(const CudaStep::Decode& tables,
+                                           const at::Tensor& q,
+                                           const CudaKvCache::Layer& kv,
+                                           at::Tensor& out) const {
+  return {.q = Data(q),
+          .k = Data(kv.k),
+          .v = Data(kv.v),
+          .out = Data(out),
+          .rows = tables.rows,
+          .lengths = tables.lengths,
+          .first_page = tables.first_page,
+          .pages = tables.pages,
+          .workspace = workspace_.data_ptr(),
+          .sequences = tables.sequences,
+          .max_sequences = workspace_sequences_,
+          .blocks = multiprocessors_,
+          .query_heads = config_.num_heads,
+          .kv_heads = config_.num_kv_heads,
+          .head_dim = config_.head_dim,
+          .scale = Scale(config_)};
 }
 
-at::Tensor CudaDecoder::Attend(const at::Tensor& q, const Rows& rows,
+void CudaDecoder::DecodeRefined(int32_t layer, const at::Tensor& q, const Rows& rows,
+                                const CudaKvCache::Layer& kv, at::Tensor& out) const {
+  const CudaStep::Decode far = rows.step.far();
+  const cuda::RefinedDecodeArgs args = {
+      .near = DecodeArgsOf(rows.step.near(), q, kv, out),
+      .index = kv.index.const_data_ptr<uint8_t>(),
+      .first_far_page = far.first_page,
+      .far_pages = far.pages,
+      .draw_starts = rows.step.draw_starts(layer),
+      .draws = draws_.const_data_ptr<int16_t>(),
+      .log2_tau = rows.step.log2_tau(),
+      .far_page_count = far.page_count,
+      .workspace = refined_workspace_.data_ptr(),
+      .counts = static_cast<cuda::RefinedDecodeArgs::Counts*>(rows.counts.data_ptr())};
+  ThrowIfError(cuda::RefinedDecode(args, Stream()));
+}
+
+at::Tensor CudaDecoder::Attend(int32_t layer, const at::Tensor& q, const Rows& rows,
                                const CudaKvCache::Layer& kv) const {
-  const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
   at::Tensor out = at::empty_like(q);
-  if (rows.step.decodes() > 0) Decode(q, rows, kv, out);
+  if (rows.step.index_blocks() > 0) {
+    ThrowIfError(cuda::IndexPages(
+        Data(kv.k), rows.step.blocks_to_index(), rows.step.index_blocks(),
+        config_.num_kv_heads, config_.head_dim, kv.index.data_ptr<uint8_t>(), Stream()));
+  }
+  if (rows.step.dense().sequences > 0) {
+    ThrowIfError(
+        cuda::DenseDecode(DecodeArgsOf(rows.step.dense(), q, kv, out), Stream()));
+  }
+  if (rows.step.near().sequences > 0) DecodeRefined(layer, q, rows, kv, out);
   for (size_t i = 0; i < rows.sequences.size(); ++i) {
-    if (rows.decodes[i]) continue;
-    const kernels::SequenceRows& s = rows.sequences[i];
+    if (rows.sequences[i].reading != CudaSequence::Reading::kPrefill) continue;
+    const kernels::SequenceRows& s = rows.sequences[i].rows;
     const at::Tensor k = GatherTokens(kv.k, rows.step.pages(i), s.begin + s.rows);
     const at::Tensor v = GatherTokens(kv.v, rows.step.pages(i), s.begin + s.rows);
-    DensePrefill(q, k, v, s, scale, out);
+    DensePrefill(q, k, v, s, Scale(config_), out);
     for (Probe& probe : rows.probes) {
-      if (probe.sequence == i) {
-        ProbeOnDevice(q, k, s, probe.rows, scale, probe.attention);
-      }
+      if (probe.sequence != i) continue;
+      ProbeOnDevice(q, k, s, probe.rows, Scale(config_), probe.attention);
     }
   }
   return out.view({q.size(0), -1});
@@ -225,7 +287,7 @@ void CudaDecoder::RunLayer(int32_t index, Rows& rows, CudaKvCache& cache) const 
   const CudaKvCache::Layer& kv = cache.layer(index);
   const at::Tensor normed = Normed(rows.residual, rows.update, layer.attention_norm);
   const at::Tensor q = RotateAndStore(layer, layer.qkv.Apply(normed), rows, kv);
-  const at::Tensor attended = layer.output.Apply(Attend(q, rows, kv));
+  const at::Tensor attended = layer.output.Apply(Attend(index, q, rows, kv));
   const at::Tensor gate_up =
       layer.gate_up.Apply(Normed(rows.residual, attended, layer.mlp_norm));
   at::Tensor inner =
@@ -235,28 +297,28 @@ void CudaDecoder::RunLayer(int32_t index, Rows& rows, CudaKvCache& cache) const 
   rows.update = layer.down.Apply(inner);
 }
 
-at::Tensor CudaDecoder::Forward(absl::Span<const TokenId> tokens,
-                                absl::Span<const kernels::SequenceRows> sequences,
-                                absl::Span<Probe> probes, CudaKvCache& cache) {
-  GrowWorkspace(static_cast<int32_t>(sequences.size()));
-  absl::InlinedVector<bool, 64> decodes;
-  for (const kernels::SequenceRows& s : sequences) decodes.push_back(s.rows == 1);
+CudaDecoder::Result CudaDecoder::Forward(absl::Span<const TokenId> tokens,
+                                         absl::Span<const CudaSequence> sequences,
+                                         absl::Span<Probe> probes, CudaKvCache& cache) {
   const auto floats = at::TensorOptions(at::kFloat).device(device_);
   for (Probe& probe : probes) {
-    const kernels::SequenceRows& s = sequences[probe.sequence];
-    decodes[probe.sequence] = false;
+    const kernels::SequenceRows& s = sequences[probe.sequence].rows;
     probe.attention = at::zeros({s.begin + probe.rows.back() + 1}, floats);
   }
-  const CudaStep step(tokens, sequences, decodes, device_);
+  const std::vector<int32_t> blocks = BlocksToIndex(sequences, cache);
+  const CudaStep step(tokens, sequences, blocks, config_.num_layers, config_.num_kv_heads,
+                      device_);
+  GrowWorkspace(static_cast<int32_t>(sequences.size()), step.far().page_count);
   const int64_t half = config_.head_dim / 2;
-  Rows rows = {step,
-               sequences,
-               decodes,
-               probes,
-               at::empty({step.rows(), half}, floats),
-               at::empty({step.rows(), half}, floats),
-               at::empty({step.rows(), config_.hidden_size}, floats),
-               {}};
+  Rows rows = {.step = step,
+               .sequences = sequences,
+               .probes = probes,
+               .cos = at::empty({step.rows(), half}, floats),
+               .sin = at::empty({step.rows(), half}, floats),
+               .residual = at::empty({step.rows(), config_.hidden_size}, floats)};
+  if (step.near().sequences > 0) {
+    rows.counts = at::zeros({step.near().sequences, 3}, floats.dtype(at::kLong));
+  }
   ThrowIfError(cuda::EmbedRows(Data(embedding_.weight), step.tokens(), step.rows(),
                                config_.hidden_size, rows.residual.data_ptr<float>(),
                                Stream()));
@@ -267,7 +329,7 @@ at::Tensor CudaDecoder::Forward(absl::Span<const TokenId> tokens,
   for (int32_t i = 0; i < config_.num_layers; ++i) RunLayer(i, rows, cache);
   ThrowIfError(cuda::AddRows(rows.residual.data_ptr<float>(), Data(rows.update),
                              rows.residual.numel(), Stream()));
-  return rows.residual;
+  return {rows.residual, rows.counts, static_cast<int64_t>(blocks.size())};
 }
 
 at::Tensor CudaDecoder::Logits(const at::Tensor& hidden) const {

@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "core/config/model_config.h"
+#include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/kernels.h"
 #include "core/model/cuda_kv_cache.h"
 #include "core/model/cuda_linear.h"
@@ -34,11 +35,18 @@ class CudaDecoder {
                                                            const WeightSource& source,
                                                            at::Device device);
 
+  struct Result {
+    at::Tensor hidden;  // [T, E] float32, before the final norm
+    // [refined sequences, 3] int64, see kernels::cuda::RefinedDecodeArgs::Counts: of all
+    // layers. Undefined if there are none.
+    at::Tensor counts;
+    int64_t indexed_pages = 0;  // whose index was made, in every layer
+  };
   // Runs the rows of all sequences through every layer; their keys and values are in the
-  // cache afterwards. -> [T, E] float32, before the final norm.
-  at::Tensor Forward(absl::Span<const TokenId> tokens,
-                     absl::Span<const kernels::SequenceRows> sequences,
-                     absl::Span<Probe> probes, CudaKvCache& cache);
+  // cache afterwards. A probed sequence is read kPrefill.
+  Result Forward(absl::Span<const TokenId> tokens,
+                 absl::Span<const CudaSequence> sequences, absl::Span<Probe> probes,
+                 CudaKvCache& cache);
 
   // hidden [R, E], rows of Forward's result -> [R, vocab] float32.
   at::Tensor Logits(const at::Tensor& hidden) const;
@@ -56,7 +64,7 @@ class CudaDecoder {
   struct Rows;
 
   CudaDecoder(const ModelConfig& config, at::Device device);
-  void GrowWorkspace(int32_t sequences);
+  void GrowWorkspace(int32_t sequences, int64_t far_pages);
   absl::Status LoadWeights(const WeightSource& source);
   absl::Status LoadLayer(const WeightSource& source, int32_t index);
   at::Tensor Normed(at::Tensor& residual, const at::Tensor& update,
@@ -64,17 +72,24 @@ class CudaDecoder {
   void RunLayer(int32_t index, Rows& rows, CudaKvCache& cache) const;
   at::Tensor RotateAndStore(const Layer& layer, const at::Tensor& qkv, const Rows& rows,
                             const CudaKvCache::Layer& kv) const;
-  at::Tensor Attend(const at::Tensor& q, const Rows& rows,
+  at::Tensor Attend(int32_t layer, const at::Tensor& q, const Rows& rows,
                     const CudaKvCache::Layer& kv) const;
-  void Decode(const at::Tensor& q, const Rows& rows, const CudaKvCache::Layer& kv,
-              at::Tensor& out) const;
+  kernels::cuda::DecodeArgs DecodeArgsOf(const CudaStep::Decode& tables,
+                                         const at::Tensor& q,
+                                         const CudaKvCache::Layer& kv,
+                                         at::Tensor& out) const;
+  void DecodeRefined(int32_t layer, const at::Tensor& q, const Rows& rows,
+                     const CudaKvCache::Layer& kv, at::Tensor& out) const;
 
   const ModelConfig config_;
   const at::Device device_;
   int32_t multiprocessors_ = 0;
   at::Tensor inverse_frequencies_;  // [D / 2] float32
-  at::Tensor workspace_;            // of DenseDecode, for so many sequences:
+  at::Tensor draws_;                // kernels::DrawTable
+  // Of DenseDecode and RefinedDecode, for so much:
+  at::Tensor workspace_, refined_workspace_;
   int32_t workspace_sequences_ = 0;
+  int64_t workspace_far_pages_ = 0;
   CudaLinear embedding_;  // [vocab, E]; also the head when they are tied
   CudaLinear head_;
   at::Tensor final_norm_;

@@ -13,6 +13,7 @@
 #include "c10/util/Exception.h"
 #include "core/base/status_macros.h"
 #include "core/dga/probe_positions.h"
+#include "core/kernels/cuda/refined.h"
 #include "core/runner/step_checks.h"
 #include "core/runner/token_score.h"
 
@@ -26,22 +27,35 @@ bool IsGreedy(const StepItem& item) {
          s.frequency_penalty == 0 && s.no_repeat_ngram == 0 && item.top_logprobs == 0;
 }
 
-kernels::SequenceRows RowsOf(const StepItem& item, int64_t first_row) {
-  return {first_row, static_cast<int64_t>(item.tokens.size()), item.begin, item.blocks};
-}
-
 }  // namespace
+
+absl::Status CudaModelRunner::CheckAttention(const AttentionOptions& attention) const {
+  const auto refuse = [&](absl::string_view what) {
+    return absl::UnimplementedError(absl::StrCat(
+        what, "; device ", decoder_->device().str(), " has no kernel for it"));
+  };
+  const AttentionMode mode = attention.mode;
+  if (mode == AttentionMode::kDense) return absl::OkStatus();
+  if (mode == AttentionMode::kFaithful) return refuse("attention.mode is FAITHFUL");
+  if (attention.compact) return refuse("attention.compact is true");
+  if (attention.tail != TailEstimate::kSampled) {
+    return refuse("attention.tail is not SAMPLED");
+  }
+  if (attention.index != KeyIndex::kFourBit) {
+    return refuse("attention.index is not FOUR_BIT");
+  }
+  const ModelConfig& c = decoder_->config();
+  if (mode == AttentionMode::kRefined && !CudaKvCache::HasIndex(c)) {
+    return refuse(absl::StrCat("attention.mode is REFINED and ",
+                               c.num_heads / c.num_kv_heads,
+                               " query heads share a key/value head"));
+  }
+  return absl::OkStatus();
+}
 
 absl::Status CudaModelRunner::Check(const StepItem& item) const {
   QUIRE_RETURN_IF_ERROR(CheckItem(item, decoder_->config(), geometry_));
-  const AttentionMode mode = item.attention.mode;
-  if (mode == AttentionMode::kFaithful || mode == AttentionMode::kRefined ||
-      item.attention.compact) {
-    return absl::UnimplementedError(
-        absl::StrCat("attention.mode is ", std::string(AttentionModeName(mode)),
-                     item.attention.compact ? " and attention.compact is set" : "", "; ",
-                     decoder_->device().str(), " reads DENSE only"));
-  }
+  QUIRE_RETURN_IF_ERROR(CheckAttention(item.attention));
   const int64_t end = item.begin + static_cast<int64_t>(item.tokens.size());
   const auto used = item.blocks.first(geometry_.BlocksFor(end));
   if (std::find(used.begin(), used.end(), kNoBlock) != used.end()) {
@@ -155,41 +169,73 @@ void CudaModelRunner::Finish(const StepItem& item, const Wanted& wanted,
       ScoreToken(logits, summary.log_sum, token, item.ranks, item.top_logprobs);
 }
 
-AttentionStats CudaModelRunner::DenseStats(const StepItem& item) const {
+// Prompts are read densely, and so is who wants its error audited.
+CudaSequence CudaModelRunner::SequenceOf(const StepItem& item, int64_t first_row) const {
+  CudaSequence s = {.rows = {first_row, static_cast<int64_t>(item.tokens.size()),
+                             item.begin, item.blocks}};
+  if (s.rows.rows > 1 || item.importance) return s;
+  const AttentionOptions& a = item.attention;
+  const bool refined = a.mode != AttentionMode::kDense && a.eps > 0 && a.max_error == 1 &&
+                       item.begin + 1 >= a.SparseFrom() && s.far_pages() > 0 &&
+                       CudaKvCache::HasIndex(decoder_->config());
+  s.reading = refined ? CudaSequence::Reading::kRefinedDecode
+                      : CudaSequence::Reading::kDenseDecode;
+  s.eps = a.eps;
+  return s;
+}
+
+AttentionStats CudaModelRunner::StatsOf(const CudaSequence& s,
+                                        const int64_t* counts) const {
   const ModelConfig& c = decoder_->config();
-  AttentionWork layer = kernels::DenseWork({c.num_heads, c.num_kv_heads, c.head_dim},
-                                           RowsOf(item, 0), /*element_bytes=*/2);
-  layer.columns = layer.dense_columns;
-  layer.attention_macs = layer.dense_macs;
-  layer.attention_bytes = layer.dense_bytes;
+  const int64_t d = c.head_dim, element = 2;
+  AttentionWork layer =
+      kernels::DenseWork({c.num_heads, c.num_kv_heads, c.head_dim}, s.rows, element);
+  const bool refined = s.reading == CudaSequence::Reading::kRefinedDecode;
+  if (!refined) {
+    layer.columns = layer.dense_columns;
+    layer.attention_macs = layer.dense_macs;
+    layer.attention_bytes = layer.dense_bytes;
+  } else {
+    const int64_t near = s.rows.begin + 1 - s.far_pages() * kGroupTokens;
+    layer.columns = near * c.num_heads;
+    layer.attention_macs = layer.columns * 2 * d;
+    layer.attention_bytes = near * c.num_kv_heads * 2 * d * element;
+    layer.selection_macs = s.far_pages() * (kGroupTokens + 1) * c.num_heads * d;
+    layer.selection_bytes =
+        s.far_pages() * c.num_kv_heads * kernels::cuda::IndexPageBytes(c.head_dim);
+  }
   AttentionStats stats;
   for (int32_t i = 0; i < c.num_layers; ++i) stats.work += layer;
+  if (!refined) return stats;
+  const int64_t far = counts[0], share = c.num_heads / c.num_kv_heads;
+  stats.work.columns += far;
+  stats.work.attention_macs += far * 2 * d;
+  stats.work.attention_bytes += far / share * 2 * d * element;
+  stats.sparse_rows = int64_t{c.num_layers} * c.num_heads;
+  stats.coverage = static_cast<double>(counts[1]) / 4294967296.0;
+  stats.tail_risk = s.eps * static_cast<double>(counts[2]) / 4294967296.0;
   return stats;
 }
 
-std::vector<StepResult> CudaModelRunner::Compute(Items items) {
-  std::vector<TokenId> tokens;
-  std::vector<kernels::SequenceRows> sequences;
-  std::vector<StepResult> results(items.size());
-  for (size_t i = 0; i < items.size(); ++i) {
-    sequences.push_back(RowsOf(*items[i], static_cast<int64_t>(tokens.size())));
-    tokens.insert(tokens.end(), items[i]->tokens.begin(), items[i]->tokens.end());
-    results[i].id = items[i]->id;
-    results[i].attention = DenseStats(*items[i]);
-  }
-  std::vector<CudaDecoder::Probe> probes = Probes(items, results);
-  const at::Tensor hidden =
-      decoder_->Forward(tokens, sequences, absl::MakeSpan(probes), *cache_);
-  CudaReadout readout(*decoder_, hidden);
-  const std::vector<Wanted> wanted = Want(items, readout);
-  readout.Launch();
-  for (CudaDecoder::Probe& probe : probes) {
-    const at::Tensor host = at::empty(probe.attention.sizes(),
-                                      at::TensorOptions(at::kFloat).pinned_memory(true));
-    host.copy_(probe.attention, /*non_blocking=*/true);
-    probe.attention = host;
-  }
-  c10::cuda::getCurrentCUDAStream().synchronize();
+// Of the pages whose index was made, for the sequence that came first.
+AttentionWork CudaModelRunner::IndexWork(int64_t pages) const {
+  const ModelConfig& c = decoder_->config();
+  const int64_t keys = pages * kGroupTokens * c.num_kv_heads * c.num_layers;
+  AttentionWork work;
+  work.statistics_macs = keys * 2 * c.head_dim;
+  work.statistics_bytes = keys * (2 * c.head_dim + c.head_dim / 2);
+  return work;
+}
+
+at::Tensor CudaModelRunner::ToHost(const at::Tensor& t) {
+  const at::Tensor host =
+      at::empty(t.sizes(), at::TensorOptions(t.scalar_type()).pinned_memory(true));
+  host.copy_(t, /*non_blocking=*/true);
+  return host;
+}
+
+void CudaModelRunner::TakeImportance(absl::Span<const CudaDecoder::Probe> probes,
+                                     std::vector<StepResult>& results) const {
   for (const CudaDecoder::Probe& probe : probes) {
     std::vector<float>& to = results[probe.sequence].importance.attention;
     const float* const from = probe.attention.const_data_ptr<float>();
@@ -197,6 +243,41 @@ std::vector<StepResult> CudaModelRunner::Compute(Items items) {
       to[i] = from[i] / static_cast<float>(decoder_->config().num_layers);
     }
   }
+}
+
+void CudaModelRunner::TakeStats(absl::Span<const CudaSequence> sequences,
+                                const at::Tensor& counts, int64_t indexed_pages,
+                                std::vector<StepResult>& results) const {
+  const int64_t* next = counts.defined() ? counts.const_data_ptr<int64_t>() : nullptr;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    results[i].attention = StatsOf(sequences[i], next);
+    if (sequences[i].reading != CudaSequence::Reading::kRefinedDecode) continue;
+    results[i].attention.work += IndexWork(std::exchange(indexed_pages, 0));
+    next += counts.size(1);
+  }
+}
+
+std::vector<StepResult> CudaModelRunner::Compute(Items items) {
+  std::vector<TokenId> tokens;
+  std::vector<CudaSequence> sequences;
+  std::vector<StepResult> results(items.size());
+  for (size_t i = 0; i < items.size(); ++i) {
+    sequences.push_back(SequenceOf(*items[i], static_cast<int64_t>(tokens.size())));
+    tokens.insert(tokens.end(), items[i]->tokens.begin(), items[i]->tokens.end());
+    results[i].id = items[i]->id;
+  }
+  std::vector<CudaDecoder::Probe> probes = Probes(items, results);
+  const CudaDecoder::Result result =
+      decoder_->Forward(tokens, sequences, absl::MakeSpan(probes), *cache_);
+  CudaReadout readout(*decoder_, result.hidden);
+  const std::vector<Wanted> wanted = Want(items, readout);
+  readout.Launch();
+  for (CudaDecoder::Probe& probe : probes) probe.attention = ToHost(probe.attention);
+  const at::Tensor counts =
+      result.counts.defined() ? ToHost(result.counts) : at::Tensor();
+  c10::cuda::getCurrentCUDAStream().synchronize();
+  TakeImportance(probes, results);
+  TakeStats(sequences, counts, result.indexed_pages, results);
   at::parallel_for(0, static_cast<int64_t>(items.size()), 1,
                    [&](int64_t first, int64_t last) {
                      for (int64_t i = first; i < last; ++i) {

@@ -32,6 +32,7 @@ class CudaModelRunner final : public ModelRunner {
   };
 
   absl::Status Check(const StepItem& item) const;
+  absl::Status CheckAttention(const AttentionOptions& attention) const;
   absl::StatusOr<std::vector<StepResult>> ComputeOrError(const StepInput& input,
                                                          Items items);
   std::vector<StepResult> Compute(Items items);
@@ -40,7 +41,15 @@ class CudaModelRunner final : public ModelRunner {
   static std::vector<Wanted> Want(Items items, CudaReadout& readout);
   static void Finish(const StepItem& item, const Wanted& wanted,
                      const CudaReadout& readout, StepResult& result);
-  AttentionStats DenseStats(const StepItem& item) const;
+  CudaSequence SequenceOf(const StepItem& item, int64_t first_row) const;
+  // counts: the sequence's row of CudaDecoder::Result::counts, if it has one.
+  AttentionStats StatsOf(const CudaSequence& sequence, const int64_t* counts) const;
+  AttentionWork IndexWork(int64_t pages) const;
+  static at::Tensor ToHost(const at::Tensor& t);
+  void TakeImportance(absl::Span<const CudaDecoder::Probe> probes,
+                      std::vector<StepResult>& results) const;
+  void TakeStats(absl::Span<const CudaSequence> sequences, const at::Tensor& counts,
+                 int64_t indexed_pages, std::vector<StepResult>& results) const;
 
   const std::unique_ptr<CudaDecoder> decoder_;
   const std::unique_ptr<CudaKvCache> cache_;

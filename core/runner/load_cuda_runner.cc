@@ -35,10 +35,13 @@ absl::Status CheckOptions(const RunnerOptions& options, const Device& device) {
   return absl::OkStatus();
 }
 
-int64_t FreeBytes() {
+// For keys and values, beside the index that goes with them.
+int64_t BytesForKv(const ModelConfig& config) {
   size_t free = 0, total = 0;
   ThrowIfError(cudaMemGetInfo(&free, &total));
-  return static_cast<int64_t>(free);
+  const auto left = static_cast<double>(static_cast<int64_t>(free) - kReservedBytes);
+  return std::max<int64_t>(
+      0, static_cast<int64_t>(left / (1 + CudaKvCache::IndexShare(config))));
 }
 
 absl::StatusOr<LoadedRunner> Load(const ModelFiles& files, const RunnerOptions& options,
@@ -55,11 +58,10 @@ absl::StatusOr<LoadedRunner> Load(const ModelFiles& files, const RunnerOptions& 
   loaded.weight_bytes = decoder->weight_bytes();
   QUIRE_ASSIGN_OR_RETURN(
       loaded.kv,
-      PlanKvCache(files.config,
-                  {.kv_cache_bytes = options.kv_cache_bytes,
-                   .available_bytes = std::max<int64_t>(0, FreeBytes() - kReservedBytes),
-                   .bytes_per_value = 2,
-                   .tokens_per_block = options.tokens_per_block}));
+      PlanKvCache(files.config, {.kv_cache_bytes = options.kv_cache_bytes,
+                                 .available_bytes = BytesForKv(files.config),
+                                 .bytes_per_value = 2,
+                                 .tokens_per_block = options.tokens_per_block}));
   auto cache = std::make_unique<CudaKvCache>(files.config, loaded.kv, on);
   loaded.kv_cache_bytes = cache->bytes();
   loaded.runner =

@@ -38,7 +38,8 @@ cudaError_t SiluMul(const Bf16* gate_up, int64_t rows, int64_t inner, Bf16* out,
                     cudaStream_t stream);
 
 // Rotary embedding's angles of a step, the same for all layers: cos, sin [T, D / 2] of
-// positions [T] times inverse_frequencies [D / 2], times `factor`.
+// positions [T] times inverse_frequencies [D / 2], each rounded to float32; the results
+// times `factor`.
 cudaError_t RopeTable(const int32_t* positions, const float* inverse_frequencies,
                       float factor, int64_t rows, int64_t half, float* cos, float* sin,
                       cudaStream_t stream);
@@ -73,8 +74,8 @@ cudaError_t GatherPages(const Bf16* cache, const int32_t* pages, int64_t tokens,
                         cudaStream_t stream);
 
 // Two attentions of the same rows over disjoint keys become one over both: a, b [T, H, D]
-// with natural-log sums of weights a_lse, b_lse [H, T]. Writes a and, if it is not null,
-// a_lse. A part without keys has -inf.
+// with natural-log sums of weights a_lse, b_lse [H, T]. The result is in a and a_lse. A
+// part without keys has -inf, and may hold anything.
 cudaError_t MergeAttention(Bf16* a, float* a_lse, const Bf16* b, const float* b_lse,
                            int64_t rows, int32_t heads, int32_t head_dim,
                            cudaStream_t stream);
@@ -104,9 +105,15 @@ struct DecodeArgs {
   const Bf16* q = nullptr;  // [T, H, D]
   const Bf16* k = nullptr;  // the layer's cache
   const Bf16* v = nullptr;
-  Bf16* out = nullptr;                  // [T, H, D]
-  const int32_t* rows = nullptr;        // [sequences] row of the step
-  const int32_t* lengths = nullptr;     // [sequences] keys that the row sees, at least 1
+  Bf16* out = nullptr;  // [T, H, D]
+  // If not null, results go here instead, not divided by their sums: parts [sequences, H]
+  // (of 12 bytes, see decode_tile.cuh), values [sequences, H, D].
+  void* partial_parts = nullptr;
+  float* partial_values = nullptr;
+  const int32_t* rows = nullptr;  // [sequences] row of the step
+  // [sequences] keys that the row sees, at least 1; pages past them may be listed, and
+  // are not read.
+  const int32_t* lengths = nullptr;
   const int32_t* first_page = nullptr;  // [sequences + 1] pages of those before
   const int32_t* pages = nullptr;       // [first_page[sequences]] block ids
   void* workspace = nullptr;            // DecodeWorkspaceBytes, zeroed once when made

@@ -24,6 +24,10 @@ std::string Name(const Shape& shape);
 // values contiguous. The rate is of keys and values, each read once.
 bool MeasureDecode(const Shape& shape, Timer& timer, Report& report);
 
+// The same by refined attention, against the project's dense decode, at shares of the
+// keys that are read; and what its index costs to make. The rate is of its own bytes.
+bool MeasureRefined(const Shape& shape, Timer& timer, Report& report);
+
 // Causal attention of a whole prompt; bfloat16. The rate is of the products that
 // causality leaves.
 bool MeasurePrefill(const Shape& shape, Timer& timer, Report& report);

@@ -11,7 +11,7 @@
 #include "c10/cuda/CUDAException.h"
 #include "c10/cuda/CUDAStream.h"
 #include "core/kernels/cuda/cuda_kernels.h"
-#include "tests/benchmarks/cuda_attention/cases.h"
+#include "tests/benchmarks/cuda_attention/decode_inputs.h"
 #include "tests/benchmarks/cuda_attention/peers.h"
 
 namespace quire::cuda_attention {
@@ -20,25 +20,8 @@ namespace {
 using kernels::cuda::Bf16;
 using kernels::cuda::kPageTokens;
 
-// Inputs that are measured in turn have this many bytes together: several times the L2,
-// so that keys and values come from memory.
-constexpr double kRotatedBytes = 512e6;
 // ||own - peer|| / ||peer||; both round weights and results to bfloat16.
 constexpr double kTolerance = 1e-2;
-
-double KvBytes(const Shape& s) {
-  return 2.0 * 2.0 * static_cast<double>(s.batch * s.kv_heads * s.dim * s.length);
-}
-
-// One layer's cache in pages, and the same contiguous.
-struct Inputs {
-  explicit Inputs(const Shape& s);
-
-  at::Tensor q;               // [B, H, 1, D]
-  at::Tensor k, v;            // [blocks, G, 64, D]
-  at::Tensor flat_k, flat_v;  // [B, G, L, D]
-  at::Tensor pages;           // [B * pages], block ids
-};
 
 at::Tensor Flatten(const at::Tensor& cache, const at::Tensor& pages, const Shape& s) {
   return cache.index_select(0, pages)
@@ -49,60 +32,11 @@ at::Tensor Flatten(const at::Tensor& cache, const at::Tensor& pages, const Shape
       .contiguous();
 }
 
-Inputs::Inputs(const Shape& s) {
-  const auto options = at::TensorOptions().dtype(at::kBFloat16).device(at::kCUDA);
-  const int64_t blocks = s.batch * ((s.length + kPageTokens - 1) / kPageTokens);
-  q = at::randn({s.batch, s.query_heads, 1, s.dim}, options);
-  k = at::randn({blocks, s.kv_heads, kPageTokens, s.dim}, options);
-  v = at::randn({blocks, s.kv_heads, kPageTokens, s.dim}, options);
-  pages = at::randperm(blocks, options.dtype(at::kInt));
-  flat_k = Flatten(k, pages, s);
-  flat_v = Flatten(v, pages, s);
-}
-
-// The project's kernel over several inputs of one shape.
-class Own {
- public:
-  explicit Own(const Shape& s) : stream_(c10::cuda::getCurrentCUDAStream().stream()) {
-    const auto ints = at::TensorOptions().dtype(at::kInt).device(at::kCUDA);
-    const int64_t pages = (s.length + kPageTokens - 1) / kPageTokens;
-    rows_ = at::arange(s.batch, ints);
-    lengths_ = at::full({s.batch}, s.length, ints);
-    first_page_ = at::arange(s.batch + 1, ints).mul(pages);
-    int device = 0, multiprocessors = 0;
-    C10_CUDA_CHECK(cudaGetDevice(&device));
-    C10_CUDA_CHECK(
-        cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
-    args_.rows = rows_.const_data_ptr<int32_t>();
-    args_.lengths = lengths_.const_data_ptr<int32_t>();
-    args_.first_page = first_page_.const_data_ptr<int32_t>();
-    args_.sequences = args_.max_sequences = static_cast<int32_t>(s.batch);
-    args_.blocks = multiprocessors;
-    args_.query_heads = static_cast<int32_t>(s.query_heads);
-    args_.kv_heads = static_cast<int32_t>(s.kv_heads);
-    args_.head_dim = static_cast<int32_t>(s.dim);
-    args_.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(s.dim)));
-    workspace_ = at::zeros({kernels::cuda::DecodeWorkspaceBytes(
-                               args_.max_sequences, args_.query_heads, args_.kv_heads,
-                               args_.head_dim, args_.blocks)},
-                           ints.dtype(at::kByte));
-    args_.workspace = workspace_.mutable_data_ptr();
-  }
-
-  void Launch(const Inputs& in, const at::Tensor& out) {
-    kernels::cuda::DecodeArgs args = args_;
-    args.q = static_cast<const Bf16*>(in.q.const_data_ptr());
-    args.k = static_cast<const Bf16*>(in.k.const_data_ptr());
-    args.v = static_cast<const Bf16*>(in.v.const_data_ptr());
-    args.pages = in.pages.const_data_ptr<int32_t>();
-    args.out = static_cast<Bf16*>(out.mutable_data_ptr());
-    C10_CUDA_CHECK(kernels::cuda::DenseDecode(args, stream_));
-  }
-
- private:
-  cudaStream_t stream_;
-  at::Tensor rows_, lengths_, first_page_, workspace_;
-  kernels::cuda::DecodeArgs args_;
+// The same keys and values contiguous, for the peers.
+struct Inputs : PagedInputs {
+  explicit Inputs(const Shape& s)
+      : PagedInputs(s), flat_k(Flatten(k, pages, s)), flat_v(Flatten(v, pages, s)) {}
+  at::Tensor flat_k, flat_v;  // [B, G, L, D]
 };
 
 double RelativeError(const at::Tensor& own, const at::Tensor& other) {
@@ -112,6 +46,55 @@ double RelativeError(const at::Tensor& own, const at::Tensor& other) {
 }
 
 }  // namespace
+
+double KvBytes(const Shape& s) {
+  return 2.0 * 2.0 * static_cast<double>(s.batch * s.kv_heads * s.dim * s.length);
+}
+
+PagedInputs::PagedInputs(const Shape& s) {
+  const auto options = at::TensorOptions().dtype(at::kBFloat16).device(at::kCUDA);
+  const int64_t blocks = s.batch * ((s.length + kPageTokens - 1) / kPageTokens);
+  q = at::randn({s.batch, s.query_heads, 1, s.dim}, options);
+  k = at::randn({blocks, s.kv_heads, kPageTokens, s.dim}, options);
+  v = at::randn({blocks, s.kv_heads, kPageTokens, s.dim}, options);
+  pages = at::randperm(blocks, options.dtype(at::kInt));
+}
+
+Own::Own(const Shape& s) : stream_(c10::cuda::getCurrentCUDAStream().stream()) {
+  const auto ints = at::TensorOptions().dtype(at::kInt).device(at::kCUDA);
+  const int64_t pages = (s.length + kPageTokens - 1) / kPageTokens;
+  rows_ = at::arange(s.batch, ints);
+  lengths_ = at::full({s.batch}, s.length, ints);
+  first_page_ = at::arange(s.batch + 1, ints).mul(pages);
+  int device = 0, multiprocessors = 0;
+  C10_CUDA_CHECK(cudaGetDevice(&device));
+  C10_CUDA_CHECK(
+      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  args_.rows = rows_.const_data_ptr<int32_t>();
+  args_.lengths = lengths_.const_data_ptr<int32_t>();
+  args_.first_page = first_page_.const_data_ptr<int32_t>();
+  args_.sequences = args_.max_sequences = static_cast<int32_t>(s.batch);
+  args_.blocks = multiprocessors;
+  args_.query_heads = static_cast<int32_t>(s.query_heads);
+  args_.kv_heads = static_cast<int32_t>(s.kv_heads);
+  args_.head_dim = static_cast<int32_t>(s.dim);
+  args_.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(s.dim)));
+  workspace_ = at::zeros(
+      {kernels::cuda::DecodeWorkspaceBytes(args_.max_sequences, args_.query_heads,
+                                           args_.kv_heads, args_.head_dim, args_.blocks)},
+      ints.dtype(at::kByte));
+  args_.workspace = workspace_.mutable_data_ptr();
+}
+
+void Own::Launch(const PagedInputs& in, const at::Tensor& out) const {
+  kernels::cuda::DecodeArgs args = args_;
+  args.q = static_cast<const Bf16*>(in.q.const_data_ptr());
+  args.k = static_cast<const Bf16*>(in.k.const_data_ptr());
+  args.v = static_cast<const Bf16*>(in.v.const_data_ptr());
+  args.pages = in.pages.const_data_ptr<int32_t>();
+  args.out = static_cast<Bf16*>(out.mutable_data_ptr());
+  C10_CUDA_CHECK(kernels::cuda::DenseDecode(args, stream_));
+}
 
 std::string Name(const Shape& s) {
   return absl::StrFormat("H%d G%d D%d L%d B%d", s.query_heads, s.kv_heads, s.dim,

@@ -71,10 +71,12 @@ bool MeasureAll(const Options& options) {
     for (const int64_t length : lengths({16384, 32768, 65536, 131072})) {
       for (const int64_t batch : options.batches) {
         agreed &= Run(MeasureDecode, {32, 8, 128, length, batch}, timer, report);
+        agreed &= Run(MeasureRefined, {32, 8, 128, length, batch}, timer, report);
       }
     }
     for (const int64_t length : lengths({16384, 30720})) {
       agreed &= Run(MeasureDecode, {9, 3, 64, length, 1}, timer, report);
+      agreed &= Run(MeasureRefined, {9, 3, 64, length, 1}, timer, report);
     }
   }
   if (options.only == "decode") return agreed;

@@ -23,6 +23,8 @@ constexpr int kVocab = 8192;
 // logprobs differ by some hundredths, and by tenths where a token is improbable.
 constexpr double kMeanDifference = 0.05;
 constexpr double kMaxDifference = 0.5;
+// What drawing a part of the keys adds, on a text without meaning.
+constexpr double kRefinedDifference = 0.15;
 
 // "" or why there is no GPU.
 std::string WhyNot() {
@@ -92,8 +94,8 @@ std::vector<TokenScore> ScoreAlone(ModelRunner& runner, Sequence sequence, size_
   return scores;
 }
 
-void ExpectClose(const std::vector<TokenScore>& got,
-                 const std::vector<TokenScore>& want) {
+void ExpectClose(const std::vector<TokenScore>& got, const std::vector<TokenScore>& want,
+                 double mean_difference = kMeanDifference) {
   ASSERT_EQ(got.size(), want.size());
   double sum = 0;
   for (size_t i = 0; i < got.size(); ++i) {
@@ -102,7 +104,7 @@ void ExpectClose(const std::vector<TokenScore>& got,
     EXPECT_EQ(got[i].token, want[i].token);
     sum += difference;
   }
-  EXPECT_LT(sum / static_cast<double>(got.size()), kMeanDifference);
+  EXPECT_LT(sum / static_cast<double>(got.size()), mean_difference);
 }
 
 class CudaRunnerTest : public testing::Test {
@@ -250,6 +252,105 @@ TEST_F(CudaRunnerTest, BadItemsAreRefusedAndTheOthersComputed) {
   EXPECT_TRUE((*results)[1].status.ok());
   EXPECT_EQ((*results)[1].scores.size(), 70u);
   EXPECT_EQ((*results)[2].status.code(), absl::StatusCode::kInvalidArgument);
+}
+
+// A sequence's last rows one by one, after a prompt that was read densely.
+struct Decoded {
+  std::vector<TokenScore> scores;
+  AttentionStats stats;
+};
+Decoded DecodeRows(ModelRunner& runner, Sequence sequence, size_t prompt,
+                   const AttentionOptions& attention) {
+  StepItem item = sequence.Item(prompt);
+  item.attention.mode = AttentionMode::kDense;
+  RunStep(runner, {.items = {item}});
+  Decoded decoded;
+  for (sequence.done = static_cast<Position>(prompt);
+       sequence.done < static_cast<Position>(sequence.tokens.size()); ++sequence.done) {
+    item = sequence.Item(1);
+    item.attention = attention;
+    const auto results = RunStep(runner, {.items = {item}});
+    decoded.scores.push_back(results[0].scores.at(0));
+    decoded.stats += results[0].attention;
+  }
+  return decoded;
+}
+
+TEST_F(CudaRunnerTest, RefinedRowsReadLittleAndScoreAsDenseOnes) {
+  const Sequence sequence(12, 3000, 0);
+  const Decoded dense =
+      DecodeRows(gpu(), sequence, 2800, {.mode = AttentionMode::kDense});
+  const Decoded refined =
+      DecodeRows(gpu(), sequence, 2800, {.mode = AttentionMode::kRefined, .eps = 0.04f});
+  ExpectClose(refined.scores, dense.scores, kRefinedDifference);
+  const AttentionWork& work = refined.stats.work;
+  EXPECT_EQ(work.dense_columns, dense.stats.work.columns);
+  EXPECT_LT(work.columns, work.dense_columns / 2);
+  EXPECT_GT(work.columns, 200 * 10 * 8);
+  EXPECT_GT(work.selection_bytes, 0);
+  EXPECT_GT(work.statistics_bytes, 0);
+  EXPECT_LT(work.executed_bytes(), work.dense_bytes);
+  EXPECT_GT(refined.stats.sparse_rows, 0);
+  EXPECT_GT(refined.stats.coverage, 0.5 * static_cast<double>(refined.stats.sparse_rows));
+  EXPECT_LE(refined.stats.coverage,
+            1.0001 * static_cast<double>(refined.stats.sparse_rows));
+  EXPECT_GT(refined.stats.tail_risk, 0);
+  EXPECT_EQ(dense.stats.sparse_rows, 0);
+}
+
+TEST_F(CudaRunnerTest, RefinedRowsThatReadEverythingAreDense) {
+  const Sequence sequence(13, 700, 0);
+  const Decoded dense = DecodeRows(gpu(), sequence, 600, {.mode = AttentionMode::kDense});
+  const Decoded refined =
+      DecodeRows(gpu(), sequence, 600, {.mode = AttentionMode::kRefined, .eps = 1e-6f});
+  ExpectClose(refined.scores, dense.scores);
+  // But for keys with a share of less than eps^2.
+  EXPECT_NEAR(static_cast<double>(refined.stats.work.columns),
+              static_cast<double>(dense.stats.work.columns), 100);
+  EXPECT_NEAR(refined.stats.coverage, static_cast<double>(refined.stats.sparse_rows),
+              .01);
+}
+
+// The index lives and dies with its page: another text in the same blocks.
+TEST_F(CudaRunnerTest, ReusedBlocksAreIndexedAnew) {
+  const AttentionOptions refined = {.mode = AttentionMode::kRefined, .eps = 0.04f};
+  const Decoded alone = DecodeRows(gpu(), Sequence(14, 1100, 0), 1050, refined);
+  DecodeRows(gpu(), Sequence(15, 1100, 0), 1050, refined);
+  const Decoded again = DecodeRows(gpu(), Sequence(14, 1100, 0), 1050, refined);
+  for (size_t i = 0; i < alone.scores.size(); ++i) {
+    EXPECT_EQ(again.scores[i].logprob, alone.scores[i].logprob);
+  }
+  EXPECT_EQ(again.stats.work, alone.stats.work);
+}
+
+TEST_F(CudaRunnerTest, AutoIsRefinedForTokensThatSeeMany) {
+  const Sequence sequence(16, 4200, 0);
+  const Decoded few =
+      DecodeRows(gpu(), Sequence(16, 1000, 0), 990, {.mode = AttentionMode::kAuto});
+  EXPECT_EQ(few.stats.sparse_rows, 0);
+  const Decoded many = DecodeRows(gpu(), sequence, 4150, {.mode = AttentionMode::kAuto});
+  EXPECT_GT(many.stats.sparse_rows, 0);
+  const Decoded audited = DecodeRows(gpu(), sequence, 4150,
+                                     {.mode = AttentionMode::kAuto, .max_error = 0.5f});
+  EXPECT_EQ(audited.stats.sparse_rows, 0);
+}
+
+TEST_F(CudaRunnerTest, AttentionWithoutAKernelIsRefusedByName) {
+  Sequence sequence(17, 70, 0);
+  const std::vector<std::pair<AttentionOptions, std::string>> refused = {
+      {{.mode = AttentionMode::kFaithful}, "attention.mode is FAITHFUL"},
+      {{.compact = true}, "attention.compact is true"},
+      {{.tail = TailEstimate::kGroupMeans}, "attention.tail is not SAMPLED"},
+      {{.index = KeyIndex::kPageMeans}, "attention.index is not FOUR_BIT"}};
+  for (const auto& [attention, message] : refused) {
+    StepItem item = sequence.Item(70);
+    item.attention = attention;
+    const auto results = gpu().Step({.items = {item}});
+    ASSERT_TRUE(results.ok());
+    EXPECT_EQ((*results)[0].status.code(), absl::StatusCode::kUnimplemented);
+    EXPECT_THAT(std::string((*results)[0].status.message()),
+                HasSubstr(message + "; device cuda:0"));
+  }
 }
 
 TEST_F(CudaRunnerTest, WhatItHasNoKernelsForIsNamed) {

@@ -14,6 +14,7 @@
 #include "core/base/status_macros.h"
 #include "core/dga/probe_positions.h"
 #include "core/kernels/cuda/refined.h"
+#include "core/runner/refined_pays.h"
 #include "core/runner/step_checks.h"
 #include "core/runner/token_score.h"
 
@@ -174,13 +175,13 @@ CudaSequence CudaModelRunner::SequenceOf(const StepItem& item, int64_t first_row
   CudaSequence s = {.rows = {first_row, static_cast<int64_t>(item.tokens.size()),
                              item.begin, item.blocks}};
   if (s.rows.rows > 1 || item.importance) return s;
-  const AttentionOptions& a = item.attention;
-  const bool refined = a.mode != AttentionMode::kDense && a.eps > 0 && a.max_error == 1 &&
-                       item.begin + 1 >= a.SparseFrom() && s.far_pages() > 0 &&
-                       CudaKvCache::HasIndex(decoder_->config());
+  const ModelConfig& config = decoder_->config();
+  const bool refined = ReadsRefined(config, item.attention, item.begin) &&
+                       item.attention.max_error == 1 && s.far_pages() > 0 &&
+                       CudaKvCache::HasIndex(config);
   s.reading = refined ? CudaSequence::Reading::kRefinedDecode
                       : CudaSequence::Reading::kDenseDecode;
-  s.eps = a.eps;
+  s.eps = item.attention.eps;
   return s;
 }
 

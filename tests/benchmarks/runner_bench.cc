@@ -13,6 +13,7 @@
 
 #include "core/runner/runner.h"
 #include "core/tokenizer/tokenizer.h"
+#include "tests/benchmarks/device_option.h"
 
 namespace quire {
 namespace {
@@ -80,7 +81,7 @@ int Main(int argc, char** argv) {
   }
   const double start = Seconds();
   const ModelFiles files = OpenModelFiles(argv[1]).value();
-  LoadedRunner loaded = LoadRunner(files, {}).value();
+  LoadedRunner loaded = LoadRunner(files, {.device = BenchmarkDevice()}).value();
   const Tokenizer tokenizer = Tokenizer::Load(files.tokenizer_path).value();
   const double load_seconds = Seconds() - start;
   std::ifstream file(argv[2]);

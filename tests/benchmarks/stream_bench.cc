@@ -27,6 +27,7 @@
 #include "server/rpc/call_services.h"
 #include "server/rpc/grpc_server.h"
 #include "server/rpc/serving_state.h"
+#include "tests/benchmarks/device_option.h"
 #include "tests/benchmarks/engine_bench/measure.h"
 
 namespace quire::server {
@@ -119,7 +120,7 @@ std::unique_ptr<ServedModel> LoadModel(const std::string& folder,
                                        EngineObserver& observer,
                                        std::vector<TimedStep>& steps) {
   const ModelFiles files = OpenModelFiles(folder).value();
-  LoadedRunner loaded = LoadRunner(files, {}).value();
+  LoadedRunner loaded = LoadRunner(files, {.device = BenchmarkDevice()}).value();
   auto model = std::make_unique<ServedModel>(
       ServedModel{.text = TextModel::FromFiles(files).value()});
   model->text.engine =

@@ -14,6 +14,7 @@
 #include "core/base/clock.h"
 #include "core/engine/measure_step_cost.h"
 #include "core/runner/runner.h"
+#include "tests/benchmarks/device_option.h"
 #include "tests/benchmarks/engine_bench/measure.h"
 #include "tests/benchmarks/engine_bench/simulated.h"
 
@@ -30,7 +31,7 @@ class Bench {
   Bench(const std::string& folder, int32_t decode_stretch_percent)
       : files_(OpenModelFiles(folder).value()) {
     options_.decode_stretch_percent = decode_stretch_percent;
-    LoadedRunner loaded = LoadRunner(files_, {}).value();
+    LoadedRunner loaded = LoadRunner(files_, {.device = BenchmarkDevice()}).value();
     EngineOptions& options = options_;
     options.kv = loaded.kv;
     options.model = {files_.config.vocab_size, files_.config.max_positions};

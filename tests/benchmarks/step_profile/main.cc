@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/runner/runner.h"
+#include "tests/benchmarks/device_option.h"
 
 namespace quire {
 namespace {
@@ -32,7 +33,7 @@ class Profile {
  public:
   Profile(const std::string& folder, int repeats)
       : files_(OpenModelFiles(folder).value()),
-        loaded_(LoadRunner(files_, {}).value()),
+        loaded_(LoadRunner(files_, {.device = BenchmarkDevice()}).value()),
         repeats_(repeats) {}
 
   void Run(AttentionMode mode, const Mix& mix) {

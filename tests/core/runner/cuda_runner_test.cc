@@ -323,15 +323,18 @@ TEST_F(CudaRunnerTest, ReusedBlocksAreIndexedAnew) {
   EXPECT_EQ(again.stats.work, alone.stats.work);
 }
 
-TEST_F(CudaRunnerTest, AutoIsRefinedForTokensThatSeeMany) {
+TEST_F(CudaRunnerTest, AutoIsDenseWhereRefinedDoesNotPay) {
   const Sequence sequence(16, 4200, 0);
-  const Decoded few =
-      DecodeRows(gpu(), Sequence(16, 1000, 0), 990, {.mode = AttentionMode::kAuto});
-  EXPECT_EQ(few.stats.sparse_rows, 0);
-  const Decoded many = DecodeRows(gpu(), sequence, 4150, {.mode = AttentionMode::kAuto});
-  EXPECT_GT(many.stats.sparse_rows, 0);
-  const Decoded audited = DecodeRows(gpu(), sequence, 4150,
-                                     {.mode = AttentionMode::kAuto, .max_error = 0.5f});
+  const Decoded small = DecodeRows(gpu(), sequence, 4150, {.mode = AttentionMode::kAuto});
+  EXPECT_EQ(small.stats.sparse_rows, 0);
+  EXPECT_EQ(small.stats.work.columns, small.stats.work.dense_columns);
+}
+
+// Errors are audited on the CPU only: who sets a limit is read densely.
+TEST_F(CudaRunnerTest, ALimitOfTheErrorIsKeptByReadingDensely) {
+  const Decoded audited =
+      DecodeRows(gpu(), Sequence(16, 1200, 0), 1150,
+                 {.mode = AttentionMode::kRefined, .max_error = 0.5f});
   EXPECT_EQ(audited.stats.sparse_rows, 0);
 }
 

@@ -1,5 +1,6 @@
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/cuda/decode_tile.cuh"
+#include "core/kernels/cuda/dependent_launch.cuh"
 #include "core/kernels/cuda/work_line.cuh"
 
 // See DecodeArgs. Within a segment each warp streams slices of kSlice keys through its
@@ -149,6 +150,7 @@ __device__ void Deliver(const DecodeArgs& a, const Segment& s, const WorkLine& l
 
 template <int kDim, int kTiles>
 __global__ void __launch_bounds__(kThreads, 1) DecodeKernel(DecodeArgs a) {
+  LetTheNextBegin();
   extern __shared__ __align__(128) char shared[];
   const uint32_t ring = SharedAddress(shared) + threadIdx.x / kWarp * Ring<kDim>::kBytes;
   const int share = a.query_heads / a.kv_heads;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "core/kernels/cuda/dependent_launch.cuh"
 #include "core/kernels/cuda/refined_workspace.cuh"
 
 // The second launch of RefinedDecode: every far key's score by the index, and the sum of
@@ -260,6 +261,7 @@ __device__ inline void DeliverSums(const Part (&part)[2], int share, Part* parts
 
 template <int kDim>
 __global__ void __launch_bounds__(kScoreThreads, 1) ScoreKernel(RefinedDecodeArgs a) {
+  LetTheNextBegin();
   extern __shared__ __align__(128) char shared[];
   char* const ring = shared + threadIdx.x / kWarp * IndexRing<kDim>::kBytes;
   const WorkLine line(a.first_far_page, a.near.sequences, a.near.kv_heads);
@@ -271,6 +273,7 @@ __global__ void __launch_bounds__(kScoreThreads, 1) ScoreKernel(RefinedDecodeArg
     DeliverSums(part, Share(a), work.far_sums + line.Slot(segment) * Share(a));
     unit += segment.last - segment.first;
   }
+  WaitForTheOneBefore();  // the reader needs what both of us wrote
 }
 
 }  // namespace quire::kernels::cuda

@@ -1,11 +1,11 @@
 #include "core/kernels/cuda/index_score.cuh"
 #include "core/kernels/cuda/refined_workspace.cuh"
 
-// Three launches. The first is DenseDecode over what is read for certain; its result
-// stays in parts. The second scores every far key by the index, writes the scores and,
-// for each block's part of a head, the softmax's sum. The third knows by these how much
-// each key weighs, draws, reads what was drawn, and merges everything. The last two cut
-// the work alike.
+// Three launches, each of which begins while the one before ends. The first is
+// DenseDecode over what is read for certain; its result stays in parts. The second scores
+// every far key by the index, writes the scores and, for each block's part of a head, the
+// softmax's sum. The third knows by these how much each key weighs, draws, reads what was
+// drawn, and merges everything. The last two cut the work alike.
 //
 // Scores are log2 of the unnormalised weight, [far pages of the step, G in between as the
 // units of WorkLine lie][64 keys][R rounded up to 4] half. Rounding them only moves the
@@ -256,6 +256,7 @@ __global__ void __launch_bounds__(kThreads, 1) ReadKernel(RefinedDecodeArgs a) {
   const int share = Share(a);
   const WorkLine line(a.first_far_page, a.near.sequences, a.near.kv_heads);
   const RefinedWorkspace work = LayRefined(a);
+  WaitForTheOneBefore();
   for (int unit = line.begin; unit < line.end;) {
     const Segment segment = line.At(unit);
     SumUp(a, segment, line, work, reinterpret_cast<__half*>(log_sums));
@@ -286,7 +287,6 @@ __global__ void __launch_bounds__(kThreads, 1) ReadKernel(RefinedDecodeArgs a) {
 
 template <int kDim>
 cudaError_t Launch(const RefinedDecodeArgs& a, cudaStream_t stream) {
-  const auto blocks = static_cast<unsigned>(a.near.blocks);
   constexpr int kScoreBytes = kScoreWarps * IndexRing<kDim>::kBytes;
   constexpr int kReadBytes = kWarps * ReadMemory<kDim>::kBytes;
   static_assert(sizeof(Results<kDim, 1>) <= kReadBytes);
@@ -303,11 +303,10 @@ cudaError_t Launch(const RefinedDecodeArgs& a, cudaStream_t stream) {
   near.partial_values = LayRefined(a).near.values;
   error = DenseDecode(near, stream);
   if (error != cudaSuccess) return error;
-  ScoreKernel<kDim><<<blocks, kScoreThreads, kScoreBytes, stream>>>(a);
-  error = cudaGetLastError();
+  error = LaunchDependent(ScoreKernel<kDim>, a.near.blocks, kScoreThreads, kScoreBytes,
+                          stream, a);
   if (error != cudaSuccess) return error;
-  read<<<blocks, kThreads, kReadBytes, stream>>>(a);
-  return cudaGetLastError();
+  return LaunchDependent(read, a.near.blocks, kThreads, kReadBytes, stream, a);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <future>
 #include <string>
 #include <utility>
 #include <vector>
@@ -62,19 +63,19 @@ TEST(ClientLoadTest, CostOfACall) {
 }
 
 TEST(ClientLoadTest, TheTenantGoesWithTheCall) {
-  std::string tenant;
+  std::promise<std::string> tenant;
   Script script = HappyScript();
   script.get_load = [&, happy = script.get_load](auto* context, const auto& request,
                                                  auto* response) {
     for (const auto& [key, value] : context->client_metadata()) {
-      if (key == "x-quire-tenant") tenant.assign(value.data(), value.size());
+      if (key == "x-quire-tenant") tenant.set_value({value.data(), value.size()});
     }
     return happy(context, request, response);
   };
   FakeServer server(script);
   const Client client = MakeClient(server);
   ASSERT_TRUE(client.GetLoad("", {.tenant = "acme"}).ok());
-  EXPECT_EQ(tenant, "acme");
+  EXPECT_EQ(tenant.get_future().get(), "acme");
   EXPECT_EQ(client.GetLoad("", {.tenant = "\n"}).status(),
             absl::InvalidArgumentError("tenant must be printable ASCII"));
 }

@@ -339,15 +339,9 @@ at::Tensor CudaDecoder::Logits(const at::Tensor& hidden) const {
 }
 
 int64_t CudaDecoder::weight_bytes() const {
-  int64_t sum = embedding_.bytes() + (config_.tie_embeddings ? 0 : head_.bytes()) +
-                static_cast<int64_t>(final_norm_.nbytes());
-  for (const Layer& l : layers_) {
-    sum += l.qkv.bytes() + l.output.bytes() + l.gate_up.bytes() + l.down.bytes();
-    for (const at::Tensor* t : {&l.attention_norm, &l.mlp_norm, &l.q_norm, &l.k_norm}) {
-      if (t->defined()) sum += static_cast<int64_t>(t->nbytes());
-    }
-  }
-  return sum;
+  return config_.tie_embeddings
+             ? WeightBytes<CudaLinear>({&embedding_}, final_norm_, layers_)
+             : WeightBytes<CudaLinear>({&embedding_, &head_}, final_norm_, layers_);
 }
 
 }  // namespace quire

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <initializer_list>
 #include <string>
 #include <vector>
 
+#include "ATen/core/Tensor.h"
 #include "core/config/model_config.h"
 #include "core/model/weight_map.h"
 
@@ -15,5 +17,21 @@ struct LayerParts {
 };
 
 LayerParts PartsOf(const ModelConfig& config, int32_t layer);
+
+// Of a decoder's weights, wherever they are: its linear layers have bytes(), and each of
+// `layers` has the members that LayerParts names.
+template <typename Linear, typename Layers>
+int64_t WeightBytes(std::initializer_list<const Linear*> embeddings,
+                    const at::Tensor& final_norm, const Layers& layers) {
+  int64_t sum = static_cast<int64_t>(final_norm.nbytes());
+  for (const Linear* embedding : embeddings) sum += embedding->bytes();
+  for (const auto& l : layers) {
+    sum += l.qkv.bytes() + l.output.bytes() + l.gate_up.bytes() + l.down.bytes();
+    for (const at::Tensor* t : {&l.attention_norm, &l.mlp_norm, &l.q_norm, &l.k_norm}) {
+      if (t->defined()) sum += static_cast<int64_t>(t->nbytes());
+    }
+  }
+  return sum;
+}
 
 }  // namespace quire

@@ -65,22 +65,13 @@ absl::Status CudaModelRunner::Check(const StepItem& item) const {
   return absl::OkStatus();
 }
 
-// Items that break a rule are answered with it; the others are computed.
 absl::StatusOr<std::vector<StepResult>> CudaModelRunner::Step(const StepInput& input) {
   QUIRE_RETURN_IF_ERROR(lost_);
   QUIRE_RETURN_IF_ERROR(CheckCopies(input, geometry_));
-  std::vector<const StepItem*> items;
-  std::vector<StepResult> all;
-  for (const StepItem& item : input.items) {
-    all.push_back({.id = item.id, .status = Check(item)});
-    if (all.back().status.ok()) items.push_back(&item);
-  }
-  QUIRE_ASSIGN_OR_RETURN(std::vector<StepResult> results, ComputeOrError(input, items));
-  size_t next = 0;
-  for (StepResult& result : all) {
-    if (result.status.ok()) result = std::move(results[next++]);
-  }
-  return all;
+  CheckedItems checked(input, [this](const StepItem& item) { return Check(item); });
+  QUIRE_ASSIGN_OR_RETURN(std::vector<StepResult> results,
+                         ComputeOrError(input, checked.items));
+  return std::move(checked).Merge(std::move(results));
 }
 
 // The only place where what ATen and CUDA throw is caught.

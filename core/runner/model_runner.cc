@@ -67,28 +67,18 @@ absl::Status CpuModelRunner::CheckDropped(const StepItem& item) const {
   return absl::OkStatus();
 }
 
-// Items that break a rule are answered with it; the others are computed.
 absl::StatusOr<std::vector<StepResult>> CpuModelRunner::Step(const StepInput& input) {
   QUIRE_RETURN_IF_ERROR(CheckCopies(input, geometry_));
-  std::vector<const StepItem*> items;
-  std::vector<StepResult> all;
-  for (const StepItem& item : input.items) {
-    all.push_back({.id = item.id, .status = Check(item)});
-    if (all.back().status.ok()) items.push_back(&item);
-  }
+  CheckedItems checked(input, [this](const StepItem& item) { return Check(item); });
   for (const RequestId id : input.released) states_.erase(id);
-  absl::StatusOr<std::vector<StepResult>> results = ComputeOrError(input, items);
+  absl::StatusOr<std::vector<StepResult>> results = ComputeOrError(input, checked.items);
   // Some layers are ahead of others then. Dropped pages are not lost by that: they are
   // dropped when all is done.
   if (!results.ok()) {
-    for (const StepItem* item : items) states_[item->id].faithful.clear();
+    for (const StepItem* item : checked.items) states_[item->id].faithful.clear();
     return results;
   }
-  size_t next = 0;
-  for (StepResult& result : all) {
-    if (result.status.ok()) result = std::move((*results)[next++]);
-  }
-  return all;
+  return std::move(checked).Merge(*std::move(results));
 }
 
 // The only place where what ATen throws is caught.

@@ -102,8 +102,14 @@ struct StepReport {
   // Of the sequences of each mode, while they read their prompts and while they decode.
   std::array<AttentionStats, kAttentionModes> prefill;
   std::array<AttentionStats, kAttentionModes> decode;
+  // The step's time, divided among its sequences by what each was expected to cost.
+  std::array<absl::Duration, kAttentionModes> prefill_time;
+  std::array<absl::Duration, kAttentionModes> decode_time;
   // Of each sequence that chose a token: since its last one.
   absl::Span<const absl::Duration> inter_token;
+  // The work of background requests (EngineRequest::background) and of no others: no
+  // user's.
+  bool background = false;
 };
 
 enum class RequestStage : uint8_t { kQueue, kPrefill, kDecode };
@@ -120,6 +126,8 @@ struct FinishReport {
   // Real over estimated time to the first token and to the end; 0: not known.
   double first_token_ratio = 0;
   double end_ratio = 0;
+  DeviceTime device;
+  bool background = false;
 };
 
 // Told about the engine's work. Called from the engine thread, OnWouldRefuse from those

@@ -16,4 +16,13 @@ Timings& Timings::operator+=(const Timings& other) {
   return *this;
 }
 
+DeviceTime& DeviceTime::operator+=(const DeviceTime& other) {
+  prefill += other.prefill;
+  decode += other.decode;
+  alone = alone && other.alone;
+  dense_prefill += other.dense_prefill;
+  dense_decode += other.dense_decode;
+  return *this;
+}
+
 }  // namespace quire

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -25,6 +26,9 @@ struct GenerateRequest {
   SamplingParams sampling;
   int32_t top_logprobs = 0;  // alternatives reported with each token, 0..kMaxTopLogprobs
   AttentionOptions attention;
+  // Not empty: the answer, whatever would have been chosen; each token is reported with
+  // its own logprob. As many as max_new_tokens; stop_tokens do not matter.
+  std::vector<TokenId> forced;
 };
 
 // The probability of tokens[i] after tokens[..i), for i in [first, tokens.size()). The
@@ -57,10 +61,21 @@ struct Scheduling {
   bool admitted = false;
 };
 
+// A request that nobody waits for, such as one that is computed again to be measured. It
+// is computed only in steps in which no other request could be, neither finds nor leaves
+// anything in the prefix cache, is not admitted (nor counted as load), and ends with
+// kAborted when others need its memory.
+struct Background {
+  // DeviceTime counts from this token of the prompt on: what the prefix cache had for the
+  // request that is measured.
+  int64_t measure_from = 0;
+};
+
 struct EngineRequest {
   std::variant<GenerateRequest, ScoreRequest> work;
   absl::Time deadline = absl::InfiniteFuture();
   Scheduling scheduling;
+  std::optional<Background> background;
 };
 
 // What a request consumed. Integers only, so sums are exact.
@@ -81,6 +96,22 @@ struct Timings {
 
 enum class FinishReason : uint8_t { kStopToken, kLength, kScored };
 
+// The time that steps took for one request: of each step its part, by what its rows were
+// expected to cost.
+struct DeviceTime {
+  absl::Duration prefill;
+  absl::Duration decode;
+  // True: no other request was in any of its steps, so the times are its own, not shares.
+  bool alone = true;
+  // What dense attention of the same rows would have taken: the times above, by the ratio
+  // of the steps' expected costs.
+  absl::Duration dense_prefill;
+  absl::Duration dense_decode;
+  DeviceTime& operator+=(const DeviceTime& other);
+  absl::Duration total() const { return prefill + decode; }
+  absl::Duration dense_total() const { return dense_prefill + dense_decode; }
+};
+
 struct Finished {
   // OK, kCancelled, kDeadlineExceeded, or what the runner returned. The reason is
   // meaningful only when OK; all else always is.
@@ -89,6 +120,10 @@ struct Finished {
   Usage usage;
   Timings timings;
   AttentionReceipt attention;
+  DeviceTime device;
+  // Keys that each query head of each layer read, [layers * heads]; empty if the runner
+  // does not tell.
+  std::vector<int64_t> head_columns;
 };
 
 // Receives one request's output. Called from one thread of the engine's own, in order;

@@ -88,10 +88,11 @@ TEST_F(ManyUsersTest, MixedLoadEndsInAnswersAndTheBooksBalance) {
     generated += result.generated_tokens;
   }
   ExpectIdle();
-  EXPECT_EQ(Calls("OK"), codes["OK"]);
   EXPECT_EQ(Calls("RESOURCE_EXHAUSTED"), codes["RESOURCE_EXHAUSTED"]);
-  // A call that is cancelled before the server has seen it is the client's alone.
-  EXPECT_LE(Calls("CANCELLED"), codes["CANCELLED"]);
+  // A call that is cancelled before the server has seen it is the client's alone, and one
+  // that is cancelled while its last event is on its way is OK for the server alone.
+  EXPECT_GE(Calls("OK"), codes["OK"]);
+  EXPECT_LE(Calls("OK") + Calls("CANCELLED"), codes["OK"] + codes["CANCELLED"]);
   EXPECT_GE(server_.Metric("quire_prompt_tokens_total") +
                 server_.Metric("quire_prefix_cached_tokens_total"),
             static_cast<double>(prompt));
@@ -128,7 +129,9 @@ TEST_F(ManyUsersTest, TooManyRequestsAreRefusedClearlyAndAtOnce) {
         absl::StrCat("quire_admission_rejections_total{reason=\"", reason, "\"}"));
   };
   EXPECT_EQ(rejected("waiting_room_full") + rejected("deadline_unreachable"), refused);
-  EXPECT_EQ(Calls("OK"), codes["OK"]);
+  // A deadline may pass while the last event is on its way.
+  EXPECT_GE(Calls("OK"), codes["OK"]);
+  EXPECT_LE(Calls("OK"), codes["OK"] + codes["DEADLINE_EXCEEDED"]);
 }
 
 }  // namespace

@@ -194,7 +194,7 @@ void Admission::Publish(const Batch& batch, const StepReporter::Totals& totals,
   EngineStats stats{
       .running = batch.running(),
       .waiting = static_cast<int32_t>(batch.requests().size()) - batch.running(),
-      .free_blocks = batch.pool().free_blocks(),
+      .free_blocks = batch.free_blocks(),
       .cached_blocks = batch.pool().cached_blocks(),
       .num_blocks = options_.kv.num_blocks,
       .tenants = batch.tenants().active(),
@@ -216,6 +216,7 @@ void Admission::Publish(const Batch& batch, const StepReporter::Totals& totals,
   state_.cost = stats.step_cost;
   incoming_.clear();
   for (const auto& request : incoming) {
+    if (request->background) continue;
     incoming_.push_back({request->scheduled, request->scheduling.tenant});
   }
 }

@@ -7,6 +7,7 @@
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
 #include "core/engine/attention_variant.h"
+#include "core/schedule/request.h"
 
 namespace quire {
 namespace {
@@ -84,6 +85,13 @@ Batch::Batch(const EngineOptions& options)
 BatchRequest& Batch::Add(std::unique_ptr<BatchRequest> request) {
   std::lock_guard lock(mutex_);
   BatchRequest& r = *request;
+  if (r.background.has_value()) {
+    QUIRE_CHECK(background_ == nullptr);
+    r.lease = pool_.Lease();
+    evicted_ = false;
+    background_ = std::move(request);
+    return r;
+  }
   r.scheduled.id = r.id;
   r.scheduled.tenant = tenants_.Acquire(r.scheduling.tenant);
   r.lease = pool_.Lease();
@@ -94,6 +102,10 @@ BatchRequest& Batch::Add(std::unique_ptr<BatchRequest> request) {
 
 std::unique_ptr<BatchRequest> Batch::Remove(RequestId id, bool valid) {
   std::lock_guard lock(mutex_);
+  if (background_ != nullptr && background_->id == id) {
+    Release(*background_, /*valid=*/false);
+    return std::move(background_);
+  }
   const auto place = std::find_if(requests_.begin(), requests_.end(),
                                   [&](const auto& r) { return r->id == id; });
   QUIRE_CHECK(place != requests_.end());
@@ -107,6 +119,7 @@ std::unique_ptr<BatchRequest> Batch::Remove(RequestId id, bool valid) {
 }
 
 BatchRequest* Batch::Find(RequestId id) {
+  if (background_ != nullptr && background_->id == id) return background_.get();
   const auto found = by_id_.find(static_cast<uint64_t>(id));
   return found == by_id_.end() ? nullptr : found->second;
 }
@@ -124,7 +137,7 @@ void Batch::Release(BatchRequest& request, bool valid) {
   }
   request.lease = pool_.Lease();
   request.running = false;
-  --running_;
+  if (!request.background.has_value()) --running_;
   released_.push_back(request.id);
 }
 
@@ -225,9 +238,14 @@ ScheduledRequest Batch::Scheduled(const BatchRequest& request, bool tight) const
   return s;
 }
 
+int32_t Batch::free_blocks() const {
+  const int32_t held = background_ == nullptr ? 0 : background_->lease.unshared_blocks();
+  return pool_.free_blocks() + held;
+}
+
 ScheduleState Batch::StateAt(absl::Time now) const {
   ScheduleState state{.now_ns = absl::ToUnixNanos(now),
-                      .free_blocks = pool_.free_blocks(),
+                      .free_blocks = free_blocks(),
                       .served_tokens = tenants_.served(),
                       .cost = cost_.cost()};
   const bool tight = state.free_blocks <= running_;
@@ -294,11 +312,15 @@ void Batch::AddItem(BatchRequest& request, int64_t rows, Planned& planned) {
   StepItem item = std::visit([&](auto& s) { return s.Plan(rows); }, request.sequence);
   item.id = request.id;
   item.blocks = request.lease.blocks();
-  planned.features += FeaturesOf({.begin = item.begin,
-                                  .rows = static_cast<int64_t>(item.tokens.size()),
-                                  .samples = item.sample,
-                                  .sparse_from = request.scheduled.sparse_from});
-  tenants_.AddServed(request.scheduled.tenant, rows);
+  // A forced token is chosen too, as far as its cost goes.
+  const bool forced =
+      std::holds_alternative<GenerateSequence>(request.sequence) && !item.targets.empty();
+  planned.rows.push_back({.begin = item.begin,
+                          .rows = static_cast<int64_t>(item.tokens.size()),
+                          .samples = item.sample || forced,
+                          .sparse_from = request.scheduled.sparse_from});
+  planned.features += FeaturesOf(planned.rows.back());
+  if (!planned.background) tenants_.AddServed(request.scheduled.tenant, rows);
   planned.input.items.push_back(std::move(item));
   planned.requests.push_back(&request);
 }
@@ -314,25 +336,74 @@ bool Batch::PlanAlone(Planned& planned) {
   return false;
 }
 
+void Batch::PlanScheduled(absl::Time now, Planned& planned) {
+  for (const auto& request : requests_) {
+    if (!request->running && request->look_up) LookUp(*request);
+  }
+  planned.state = StateAt(now);
+  planned.plan = PlanStep(schedule_, planned.state);
+  for (const RequestId id : planned.plan.preempt) Preempt(*Find(id));
+  int64_t wanted = 0;
+  for (const PlannedItem& item : planned.plan.items) {
+    wanted += item.blocks - static_cast<int64_t>(Find(item.id)->lease.blocks().size());
+  }
+  if (wanted > pool_.free_blocks()) Evict();
+  planned.input.items.reserve(planned.plan.items.size());
+  planned.requests.reserve(planned.plan.items.size());
+  for (const PlannedItem& item : planned.plan.items) {
+    BatchRequest& request = *Find(item.id);
+    if (!TakeBlocks(request, item).ok()) {
+      Evict();
+      continue;
+    }
+    const auto left = static_cast<int64_t>(KnownOf(request).size()) - ComputedOf(request);
+    AddItem(request, std::min<int64_t>(item.rows, left), planned);
+  }
+}
+
+void Batch::Evict() {
+  if (background_ == nullptr) return;
+  Release(*background_, /*valid=*/false);
+  evicted_ = true;
+}
+
+// Takes all blocks that it may ever need at its start, and steps as long as the
+// scheduler's, so that its times are those of a request that has the engine to itself.
+void Batch::PlanBackground(Planned& planned) {
+  if (background_ == nullptr || evicted_) return;
+  BatchRequest& request = *background_;
+  if (!request.running) {
+    const int64_t blocks = BlocksFor(options_.kv, request.scheduled.max_tokens);
+    if (!request.lease.GrowTo(static_cast<int32_t>(blocks)).ok()) {
+      evicted_ = true;
+      return;
+    }
+    StartAt(request, 0);
+    request.running = true;
+  }
+  const int64_t begin = ComputedOf(request);
+  RowRange rows{.begin = begin,
+                .rows = static_cast<int64_t>(KnownOf(request).size()) - begin,
+                .sparse_from = request.scheduled.sparse_from};
+  if (!request.scheduled.whole) {
+    rows.rows = std::min<int64_t>(rows.rows, schedule_.step_tokens);
+    if (schedule_.step_ns > 0) {
+      rows.rows = std::max<int64_t>(
+          std::min<int64_t>(rows.rows, schedule_.min_chunk_tokens),
+          RowsWithin(cost_.cost(), {.steps = 1}, rows, schedule_.step_ns));
+    }
+  }
+  planned.background = true;
+  AddItem(request, rows.rows, planned);
+}
+
 Batch::Planned Batch::Plan(absl::Time now) {
   std::lock_guard lock(mutex_);
   Planned planned;
-  if (!PlanAlone(planned)) {
-    for (const auto& request : requests_) {
-      if (!request->running && request->look_up) LookUp(*request);
-    }
-    planned.state = StateAt(now);
-    planned.plan = PlanStep(schedule_, planned.state);
-    for (const RequestId id : planned.plan.preempt) Preempt(*Find(id));
-    planned.input.items.reserve(planned.plan.items.size());
-    planned.requests.reserve(planned.plan.items.size());
-    for (const PlannedItem& item : planned.plan.items) {
-      BatchRequest& request = *Find(item.id);
-      if (!TakeBlocks(request, item).ok()) continue;
-      const auto left =
-          static_cast<int64_t>(KnownOf(request).size()) - ComputedOf(request);
-      AddItem(request, std::min<int64_t>(item.rows, left), planned);
-    }
+  if (requests_.empty()) {
+    PlanBackground(planned);
+  } else if (!PlanAlone(planned)) {
+    PlanScheduled(now, planned);
   }
   planned.features.steps = planned.input.items.empty() ? 0 : 1;
   for (const PendingCopy& pending : copies_) {
@@ -343,6 +414,13 @@ Batch::Planned Batch::Plan(absl::Time now) {
 }
 
 // ------------------------------------------------------------------------- afterwards
+
+std::vector<ItemTime> Batch::Divide(const Planned& planned,
+                                    absl::Duration elapsed) const {
+  const int64_t from =
+      planned.background ? background_->background->measure_from : int64_t{0};
+  return DivideStep(cost_.cost(), planned.rows, elapsed, from);
+}
 
 void Batch::Succeeded(const Planned& planned, absl::Duration elapsed) {
   released_.clear();

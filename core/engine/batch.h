@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "core/engine/engine.h"
 #include "core/engine/sequence.h"
+#include "core/engine/step_time.h"
 #include "core/engine/tenants.h"
 #include "core/kv/block_pool.h"
 #include "core/kv/prefix_cache.h"
@@ -37,6 +38,8 @@ struct BatchRequest {
   int32_t preemptions = 0;
   double first_token_ratio = 0;  // real over estimated, once known
   double end_ratio = 0;
+  std::optional<Background> background;
+  DeviceTime device;
 
   // Kept by Batch.
   bool running = false;
@@ -57,6 +60,10 @@ ScheduledRequest ScheduledOf(const RequestShape& shape, absl::Time accepted);
 // All accepted requests with their cache blocks: turns the scheduler's plans into steps
 // and steps into cached pages. Knows no clock and no runner. The engine thread's, but for
 // CachedTokens.
+//
+// Apart from the others, whom the scheduler sees, there may be one background request. It
+// is planned only when there are no others, and its blocks count as free: who needs them
+// evicts it.
 class Batch {
  public:
   explicit Batch(const EngineOptions& options);
@@ -72,7 +79,13 @@ class Batch {
   std::unique_ptr<BatchRequest> Remove(RequestId id, bool valid);
   // Null: unknown.
   BatchRequest* Find(RequestId id);
+  // Without the background request.
   const std::vector<std::unique_ptr<BatchRequest>>& requests() const { return requests_; }
+  // Null: none.
+  const BatchRequest* background() const { return background_.get(); }
+  // Its blocks were given to others, or there never were as many: it must be removed.
+  bool evicted() const { return background_ != nullptr && evicted_; }
+  int32_t free_blocks() const;
 
   // What runs next, with blocks taken for it. The spans of the input view the batch until
   // Succeeded or Failed. No items: nothing can run now. `state` and `plan` are what was
@@ -80,11 +93,16 @@ class Batch {
   struct Planned {
     StepInput input;
     std::vector<BatchRequest*> requests;  // of the items
+    std::vector<RowRange> rows;           // as are these
     StepFeatures features;
+    bool background = false;  // its only item is the background request's
     ScheduleState state;
     StepPlan plan;
   };
   Planned Plan(absl::Time now);
+
+  // What a step that took so long took for each of its items.
+  std::vector<ItemTime> Divide(const Planned& planned, absl::Duration elapsed) const;
 
   // The step was computed. An item's own outcome is the caller's to commit, and then to
   // report here: Computed adds its finished pages to the prefix cache.
@@ -127,6 +145,9 @@ class Batch {
   absl::Status Begin(BatchRequest& request, int32_t blocks);
   void AddItem(BatchRequest& request, int64_t rows, Planned& planned);
   bool PlanAlone(Planned& planned);
+  void PlanScheduled(absl::Time now, Planned& planned);
+  void PlanBackground(Planned& planned);
+  void Evict();
 
   const EngineOptions options_;
   const ScheduleOptions schedule_;
@@ -137,6 +158,8 @@ class Batch {
   StepCostFit cost_;
   std::vector<std::unique_ptr<BatchRequest>> requests_;  // in order of acceptance
   absl::flat_hash_map<uint64_t, BatchRequest*> by_id_;
+  std::unique_ptr<BatchRequest> background_;
+  bool evicted_ = false;
   int32_t running_ = 0;
   int64_t preemptions_ = 0;
   int32_t to_try_alone_ = 0;

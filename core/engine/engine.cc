@@ -14,6 +14,7 @@
 #include "core/engine/admission.h"
 #include "core/engine/batch.h"
 #include "core/engine/outbox.h"
+#include "core/engine/refuse.h"
 #include "core/engine/request_limits.h"
 #include "core/engine/step_reporter.h"
 
@@ -58,6 +59,9 @@ class BatchingEngine final : public Engine {
   RequestEstimate Estimate(const RequestShape& shape) const override {
     return admission_.Estimate(shape, clock_.Now());
   }
+  absl::StatusOr<RequestId> SubmitBackground(EngineRequest& request,
+                                             std::unique_ptr<RequestSink>& sink,
+                                             absl::Time now);
   void Cancel(RequestId id) override;
   void Drain(absl::Time deadline) override;
   EngineStats stats() const override { return admission_.stats(clock_.Now()); }
@@ -79,9 +83,13 @@ class BatchingEngine final : public Engine {
   Results CallRunner(const StepInput& input);
   void Conclude(const Batch::Planned& planned, Results results, absl::Time began);
   std::optional<Ended> ConcludeItem(StepResult result, const StepItem& item,
-                                    BatchRequest& request, absl::Time now);
+                                    BatchRequest& request, const ItemTime& time,
+                                    absl::Time now);
+  void FindEnded(absl::Time now, std::vector<Ended>& ended);
+  void Learn(BatchRequest& request, const absl::Status& status, absl::Time now);
   void Finish(RequestId id, absl::Status status, FinishReason reason, absl::Time now);
   absl::Status EndOf(const BatchRequest& request, absl::Time now) const;
+  bool HasWork() const { return !batch_.requests().empty() || batch_.background(); }
   void Publish();
   void PublishAndDeliver();
 
@@ -99,7 +107,8 @@ class BatchingEngine final : public Engine {
   std::vector<std::unique_ptr<BatchRequest>> incoming_;
   std::vector<RequestId> cancelled_;
   uint64_t last_id_ = 0;
-  int64_t unfinished_ = 0;  // accepted, and OnFinished has not returned
+  int64_t unfinished_ = 0;   // accepted, and OnFinished has not returned
+  bool background_ = false;  // one of the unfinished is a background request
   bool stopping_ = false;
   bool draining_ = false;
   absl::Time drain_deadline_ = absl::InfiniteFuture();
@@ -125,6 +134,7 @@ absl::StatusOr<RequestId> BatchingEngine::Submit(EngineRequest request,
   QUIRE_CHECK(sink != nullptr);
   const absl::Time now = clock_.Now();
   QUIRE_RETURN_IF_ERROR(CheckRequest(request, options_, now));
+  if (request.background.has_value()) return SubmitBackground(request, sink, now);
   RequestShape shape = ShapeOf(request);
   Sequence sequence = MakeSequence(std::move(request.work));
   shape.cached_tokens = std::visit(
@@ -143,6 +153,31 @@ absl::StatusOr<RequestId> BatchingEngine::Submit(EngineRequest request,
   std::lock_guard lock(mutex_);
   if (draining_) return absl::UnavailableError("the engine is draining");
   QUIRE_ASSIGN_OR_RETURN(accepted->estimate, admission_.Take(shape, now));
+  const RequestId id{++last_id_};
+  accepted->id = id;
+  incoming_.push_back(std::move(accepted));
+  ++unfinished_;
+  work_.notify_one();
+  return id;
+}
+
+absl::StatusOr<RequestId> BatchingEngine::SubmitBackground(
+    EngineRequest& request, std::unique_ptr<RequestSink>& sink, absl::Time now) {
+  RequestShape shape = ShapeOf(request);
+  auto accepted = std::make_unique<BatchRequest>(
+      BatchRequest{.sequence = MakeSequence(std::move(request.work)),
+                   .sink = std::move(sink),
+                   .deadline = request.deadline,
+                   .accepted = now,
+                   .scheduling = std::move(request.scheduling),
+                   .scheduled = ScheduledOf(shape, now),
+                   .background = request.background});
+  std::lock_guard lock(mutex_);
+  if (draining_) return absl::UnavailableError("the engine is draining");
+  if (background_) {
+    return Refuse(Refusal::kWaitingRoomFull, "a background request is in work already");
+  }
+  background_ = true;
   const RequestId id{++last_id_};
   accepted->id = id;
   incoming_.push_back(std::move(accepted));
@@ -174,7 +209,7 @@ void BatchingEngine::Run() {
     const bool stepped = Step();
     PublishAndDeliver();
     // Only for what a cancelled or expired request may free, or a plan that was too bold.
-    if (!stepped && !batch_.requests().empty()) {
+    if (!stepped && HasWork()) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
   }
@@ -182,9 +217,7 @@ void BatchingEngine::Run() {
 
 bool BatchingEngine::WaitForWork() {
   std::unique_lock lock(mutex_);
-  const auto has_work = [this] {
-    return !batch_.requests().empty() || !incoming_.empty();
-  };
+  const auto has_work = [this] { return HasWork() || !incoming_.empty(); };
   work_.wait(lock, [&] { return stopping_ || has_work(); });
   return has_work();
 }
@@ -200,6 +233,9 @@ void BatchingEngine::TakeIncoming() {
 
 absl::Status BatchingEngine::EndOf(const BatchRequest& request, absl::Time now) const {
   if (stopping_) return absl::CancelledError("the engine stops");
+  if (draining_ && request.background) {
+    return absl::CancelledError("the engine is draining");
+  }
   if (request.deadline <= now) {
     return absl::DeadlineExceededError(
         absl::StrCat("the deadline passed after ",
@@ -229,10 +265,7 @@ bool BatchingEngine::FinishEnded() {
       }
     }
     cancelled_ = std::move(later);
-    for (const auto& request : batch_.requests()) {
-      absl::Status status = EndOf(*request, now);
-      if (!status.ok()) ended.push_back({request->id, std::move(status)});
-    }
+    FindEnded(now, ended);
   }
   for (Ended& end : ended) {
     if (batch_.Find(end.id) != nullptr) Finish(end.id, std::move(end.status), {}, now);
@@ -240,9 +273,25 @@ bool BatchingEngine::FinishEnded() {
   return !ended.empty();
 }
 
+void BatchingEngine::FindEnded(absl::Time now, std::vector<Ended>& ended) {
+  for (const auto& request : batch_.requests()) {
+    absl::Status status = EndOf(*request, now);
+    if (!status.ok()) ended.push_back({request->id, std::move(status)});
+  }
+  const BatchRequest* background = batch_.background();
+  if (background == nullptr) return;
+  absl::Status status = EndOf(*background, now);
+  if (status.ok() && batch_.evicted()) {
+    status = absl::AbortedError(
+        "the request is of the background, and others need its "
+        "key/value cache");
+  }
+  if (!status.ok()) ended.push_back({background->id, std::move(status)});
+}
+
 // False: nothing could be computed.
 bool BatchingEngine::Step() {
-  if (batch_.requests().empty()) return false;
+  if (!HasWork()) return false;
   Batch::Planned planned = batch_.Plan(clock_.Now());
   reporter_.OnPlan(batch_.schedule(), planned);
   // A step that is tried again, item by item, was not planned from anything.
@@ -284,12 +333,16 @@ void BatchingEngine::Conclude(const Batch::Planned& planned, Results results,
     if (batch_.Failed(planned)) return;
     return Finish(planned.input.items.front().id, std::move(results).status(), {}, now);
   }
+  // By the prices that the step was planned with.
+  const std::vector<ItemTime> times = batch_.Divide(planned, now - began);
   batch_.Succeeded(planned, now - began);
-  reporter_.Begin(now, now - began);
+  reporter_.Begin(now, now - began, planned.background);
   std::vector<Ended> ended;
   for (size_t i = 0; i < results->size(); ++i) {
-    std::optional<Ended> end = ConcludeItem(
-        std::move((*results)[i]), planned.input.items[i], *planned.requests[i], now);
+    planned.requests[i]->device.alone &= results->size() == 1;
+    std::optional<Ended> end =
+        ConcludeItem(std::move((*results)[i]), planned.input.items[i],
+                     *planned.requests[i], times[i], now);
     if (end.has_value()) ended.push_back(*std::move(end));
   }
   reporter_.End();
@@ -299,6 +352,7 @@ void BatchingEngine::Conclude(const Batch::Planned& planned, Results results,
 std::optional<BatchingEngine::Ended> BatchingEngine::ConcludeItem(StepResult result,
                                                                   const StepItem& item,
                                                                   BatchRequest& request,
+                                                                  const ItemTime& time,
                                                                   absl::Time now) {
   const StepReporter::Before before = reporter_.BeforeItem(request, item);
   AttentionStats attention = result.attention;
@@ -314,12 +368,21 @@ std::optional<BatchingEngine::Ended> BatchingEngine::ConcludeItem(StepResult res
   if (!status.ok()) return Ended{request.id, std::move(status)};
   if (PromptComputed(request.sequence) && !request.prefilled) {
     request.prefilled = now;
-    admission_.LearnFirstToken(request, now);
+    if (!request.background) admission_.LearnFirstToken(request, now);
   }
-  reporter_.AfterItem(request, before, attention, now);
+  reporter_.AfterItem(request, before, attention, time, now);
   batch_.Computed(request);
   if (!done->has_value()) return std::nullopt;
   return Ended{request.id, absl::OkStatus(), **done};
+}
+
+void BatchingEngine::Learn(BatchRequest& request, const absl::Status& status,
+                           absl::Time now) {
+  if (status.ok()) {
+    admission_.LearnEnd(request, UsageOf(request.sequence).generated_tokens, now);
+  } else if (absl::IsDeadlineExceeded(status)) {
+    admission_.LearnLate(request, now);
+  }
 }
 
 void BatchingEngine::Finish(RequestId id, absl::Status status, FinishReason reason,
@@ -327,9 +390,7 @@ void BatchingEngine::Finish(RequestId id, absl::Status status, FinishReason reas
   const std::unique_ptr<BatchRequest> request = batch_.Remove(
       id, status.ok() || absl::IsCancelled(status) || absl::IsDeadlineExceeded(status));
   admission_.Forget(id);
-  if (status.ok())
-    admission_.LearnEnd(*request, UsageOf(request->sequence).generated_tokens, now);
-  if (absl::IsDeadlineExceeded(status)) admission_.LearnLate(*request, now);
+  if (!request->background) Learn(*request, status, now);
   const AttentionReceipt& receipt = AttentionOf(request->sequence).receipt();
   reporter_.OnFinished(*request, status.code(), receipt);
   outbox_.AddLast(std::move(request->sink),
@@ -337,9 +398,11 @@ void BatchingEngine::Finish(RequestId id, absl::Status status, FinishReason reas
                    .reason = reason,
                    .usage = UsageOf(request->sequence),
                    .timings = TimingsOf(*request, now),
-                   .attention = receipt},
-                  [this] {
+                   .attention = receipt,
+                   .device = request->device},
+                  [this, background = request->background.has_value()] {
                     std::lock_guard lock(mutex_);
+                    if (background) background_ = false;
                     if (--unfinished_ == 0) idle_.notify_all();
                   });
 }

@@ -50,6 +50,14 @@ absl::Status CheckWork(const GenerateRequest& request, const ModelLimits& model)
   }
   QUIRE_RETURN_IF_ERROR(CheckTopLogprobs(request.top_logprobs));
   QUIRE_RETURN_IF_ERROR(CheckAttention(request.attention));
+  if (!request.forced.empty()) {
+    QUIRE_RETURN_IF_ERROR(CheckTokens("forced", request.forced, 1, model));
+    if (Size(request.forced) != request.max_new_tokens) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "forced has ", request.forced.size(),
+          " tokens; it must have max_new_tokens, which is ", request.max_new_tokens));
+    }
+  }
   return request.sampling.Validate();
 }
 

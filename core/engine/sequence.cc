@@ -40,6 +40,12 @@ StepItem GenerateSequence::Plan(int64_t rows) {
   item.begin = static_cast<Position>(computed_);
   item.tokens = all.subspan(computed_, planned_);
   item.sample = computed_ + planned_ == tokens_.size();
+  if (item.sample && forced()) {
+    item.sample = false;
+    targets_.assign(planned_, kNoTarget);
+    targets_.back() = request_.forced[static_cast<size_t>(usage_.generated_tokens)];
+    item.targets = targets_;
+  }
   item.sampling = request_.sampling;
   item.history = request_.sampling.penalize_prompt ? all : all.subspan(prompt_size_);
   item.sample_step = usage_.generated_tokens;
@@ -53,6 +59,9 @@ absl::StatusOr<std::optional<FinishReason>> GenerateSequence::Commit(StepResult 
                                                                      RequestSink& sink) {
   const bool prompt_chunk = !prompt_computed();
   const bool sampled = computed_ + planned_ == tokens_.size();
+  if (forced() && result.scores.size() == 1) {
+    result.sampled = std::move(result.scores.front());
+  }
   if (result.sampled.has_value() != sampled) {
     return absl::InternalError(sampled ? "the model runner sampled no token"
                                        : "the model runner sampled a token unasked");
@@ -67,7 +76,7 @@ absl::StatusOr<std::optional<FinishReason>> GenerateSequence::Commit(StepResult 
     sink.OnProgress(usage_.prompt_tokens, static_cast<int64_t>(prompt_size_));
   }
   if (!sampled) return std::nullopt;
-  if (Stops(result.sampled->token)) return FinishReason::kStopToken;
+  if (!forced() && Stops(result.sampled->token)) return FinishReason::kStopToken;
   tokens_.push_back(result.sampled->token);
   ++usage_.generated_tokens;
   sink.OnToken(*result.sampled);

@@ -54,13 +54,15 @@ class GenerateSequence {
 
  private:
   bool Stops(TokenId token) const;
+  bool forced() const { return !request_.forced.empty(); }
 
   std::vector<TokenId> tokens_;  // the prompt and all that was generated
   size_t prompt_size_;
-  GenerateRequest request_;  // its prompt has moved to tokens_
-  size_t computed_ = 0;      // tokens in the cache
-  size_t planned_ = 0;       // tokens of the item under way
-  size_t furthest_ = 0;      // the largest computed_ so far
+  GenerateRequest request_;       // its prompt has moved to tokens_
+  size_t computed_ = 0;           // tokens in the cache
+  size_t planned_ = 0;            // tokens of the item under way
+  std::vector<TokenId> targets_;  // of the item under way, if the answer is forced
+  size_t furthest_ = 0;           // the largest computed_ so far
   int64_t recomputed_ = 0;
   Usage usage_;
   AttentionControl attention_;

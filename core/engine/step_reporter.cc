@@ -20,9 +20,9 @@ void StepReporter::OnPlan(const ScheduleOptions& options, const Batch::Planned& 
   observer_->OnPlan(options, planned.state, planned.plan);
 }
 
-void StepReporter::Begin(absl::Time now, absl::Duration elapsed) {
+void StepReporter::Begin(absl::Time now, absl::Duration elapsed, bool background) {
   now_ = now;
-  report_ = StepReport{.elapsed = elapsed};
+  report_ = StepReport{.elapsed = elapsed, .background = background};
   inter_token_.clear();
 }
 
@@ -35,7 +35,8 @@ StepReporter::Before StepReporter::BeforeItem(const BatchRequest& request,
 }
 
 void StepReporter::AfterItem(BatchRequest& request, const Before& before,
-                             const AttentionStats& attention, absl::Time now) {
+                             const AttentionStats& attention, const ItemTime& time,
+                             absl::Time now) {
   const Usage& after = UsageOf(request.sequence);
   const auto generated =
       static_cast<int32_t>(after.generated_tokens - before.usage.generated_tokens);
@@ -46,8 +47,12 @@ void StepReporter::AfterItem(BatchRequest& request, const Before& before,
   report_.generated_tokens += generated;
   report_.recomputed_tokens +=
       static_cast<int32_t>(RecomputedOf(request) - before.recomputed);
-  (before.prompt ? report_.prefill : report_.decode)[static_cast<size_t>(before.mode)] +=
-      attention;
+  const auto mode = static_cast<size_t>(before.mode);
+  (before.prompt ? report_.prefill : report_.decode)[mode] += attention;
+  (before.prompt ? report_.prefill_time : report_.decode_time)[mode] += time.own;
+  DeviceTime& device = request.device;
+  (before.prompt ? device.prefill : device.decode) += time.own;
+  (before.prompt ? device.dense_prefill : device.dense_decode) += time.dense;
   if (generated == 0) return;
   if (request.last_token) inter_token_.push_back(now - *request.last_token);
   request.last_token = now;
@@ -55,10 +60,12 @@ void StepReporter::AfterItem(BatchRequest& request, const Before& before,
 
 void StepReporter::End() {
   ++totals_.steps;
-  totals_.prompt_tokens += report_.prompt_tokens;
-  totals_.generated_tokens += report_.generated_tokens;
-  totals_.prompt_rate.Add(now_, report_.prompt_tokens);
-  totals_.generated_rate.Add(now_, report_.generated_tokens);
+  if (!report_.background) {
+    totals_.prompt_tokens += report_.prompt_tokens;
+    totals_.generated_tokens += report_.generated_tokens;
+    totals_.prompt_rate.Add(now_, report_.prompt_tokens);
+    totals_.generated_rate.Add(now_, report_.generated_tokens);
+  }
   if (observer_ == nullptr) return;
   report_.inter_token = inter_token_;
   observer_->OnStep(report_);
@@ -67,7 +74,8 @@ void StepReporter::End() {
 void StepReporter::OnFinished(const BatchRequest& request, absl::StatusCode code,
                               const AttentionReceipt& receipt) {
   const Usage& usage = UsageOf(request.sequence);
-  totals_.cached_tokens += usage.cached_tokens;
+  const bool background = request.background.has_value();
+  if (!background) totals_.cached_tokens += usage.cached_tokens;
   if (observer_ == nullptr) return;
   const int64_t computed =
       usage.prompt_tokens - usage.cached_tokens + usage.generated_tokens;
@@ -79,7 +87,9 @@ void StepReporter::OnFinished(const BatchRequest& request, absl::StatusCode code
                          .wasted_tokens = code == absl::StatusCode::kOk ? 0 : computed,
                          .preemptions = request.preemptions,
                          .first_token_ratio = request.first_token_ratio,
-                         .end_ratio = request.end_ratio});
+                         .end_ratio = request.end_ratio,
+                         .device = request.device,
+                         .background = background});
 }
 
 void StepReporter::OnWouldRefuse() const {

@@ -34,12 +34,13 @@ class StepReporter {
     bool prompt = false;
     AttentionMode mode = AttentionMode::kDense;
   };
-  void Begin(absl::Time now, absl::Duration elapsed);
+  void Begin(absl::Time now, absl::Duration elapsed, bool background);
   static Before BeforeItem(const BatchRequest& request, const StepItem& item);
   void AfterItem(BatchRequest& request, const Before& before,
-                 const AttentionStats& attention, absl::Time now);
+                 const AttentionStats& attention, const ItemTime& time, absl::Time now);
   void End();
 
+  // Background requests are in no total; the observer is told that they are.
   void OnFinished(const BatchRequest& request, absl::StatusCode code,
                   const AttentionReceipt& receipt);
   void OnWouldRefuse() const;

@@ -3,6 +3,7 @@
 #include <google/protobuf/stubs/logging.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <atomic>
@@ -26,6 +27,7 @@
 #include "server/observability/log.h"
 #include "server/observability/metrics.h"
 #include "server/observability/schedule_trace.h"
+#include "server/observability/service_routes.h"
 #include "server/port_file.h"
 #include "server/rpc/call_services.h"
 #include "server/rpc/grpc_server.h"
@@ -184,6 +186,15 @@ class StopSignals {
 
 // ----------------------------------------------------------------------------------- app
 
+// A connection is a file, and the usual soft limit of 1,024 is for programs that
+// select().
+void RaiseFileLimit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, 1 << 16);
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 constexpr absl::Duration kPoll = absl::Milliseconds(20);
 // For cancelled calls to end, and for their last bytes to leave.
 constexpr absl::Duration kCancelGrace = absl::Seconds(10);
@@ -220,6 +231,7 @@ class App {
         metrics_(registry_),
         engines_(state_),
         services_(ToCallOptions(options), state_, metrics_, log_, SystemClock()) {
+    RaiseFileLimit();
     RouteLibraryLogs(log_);
   }
   ~App() { library_log = nullptr; }
@@ -268,10 +280,13 @@ class App {
                    {options_.listen, static_cast<int32_t>(options_.max_message_bytes)},
                    services_));
     if (options_.http_listen.empty()) return absl::OkStatus();
-    QUIRE_ASSIGN_OR_RETURN(
-        http_, HttpEndpoint::Start(options_.http_listen,
-                                   {&registry_, &engines_, &process_}, state_));
+    QUIRE_ASSIGN_OR_RETURN(http_,
+                           HttpEndpoint::Start(options_.http_listen, HttpRoutes()));
     return absl::OkStatus();
+  }
+
+  std::vector<HttpRoute> HttpRoutes() const {
+    return {MetricsRoute({&registry_, &engines_, &process_}), HealthRoute(state_)};
   }
 
   // On a thread of its own, so that a signal need not wait for it.

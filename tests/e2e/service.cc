@@ -111,7 +111,9 @@ bool Server::WaitForLog(const std::string& text) {
 }
 
 std::string Server::Http(const std::string& method, const std::string& path) const {
-  return Exchange(http_, absl::StrCat(method, " ", path, " HTTP/1.1\r\nHost: q\r\n\r\n"));
+  return Exchange(http_,
+                  absl::StrCat(method, " ", path,
+                               " HTTP/1.1\r\nHost: q\r\nConnection: close\r\n\r\n"));
 }
 
 double Server::Metric(const std::string& series) const {

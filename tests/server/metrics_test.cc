@@ -1,8 +1,5 @@
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -11,8 +8,9 @@
 
 #include "absl/time/clock.h"
 #include "prometheus/text_serializer.h"
-#include "server/config.h"
 #include "server/observability/http_endpoint.h"
+#include "server/observability/service_routes.h"
+#include "tests/server/http_client.h"
 #include "tests/server/test_server.h"
 #include "tests/support/temp_path.h"
 
@@ -23,39 +21,13 @@ using testing::HasSubstr;
 using testing::Not;
 using testing::StartsWith;
 
-// What the address answers to these bytes, headers and all.
-std::string Exchange(const std::string& address, const std::string& request) {
-  const HostPort at = *ParseHostPort(address);
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in peer{};
-  peer.sin_family = AF_INET;
-  peer.sin_port = htons(static_cast<uint16_t>(at.port));
-  inet_pton(AF_INET, at.host.c_str(), &peer.sin_addr);
-  std::string answer;
-  if (connect(fd, reinterpret_cast<const sockaddr*>(&peer), sizeof(peer)) == 0 &&
-      send(fd, request.data(), request.size(), MSG_NOSIGNAL) ==
-          static_cast<ssize_t>(request.size())) {
-    char buffer[4096];
-    for (ssize_t n = 0; (n = recv(fd, buffer, sizeof(buffer), 0)) > 0;) {
-      answer.append(buffer, static_cast<size_t>(n));
-    }
-  }
-  close(fd);
-  return answer;
-}
-
-std::string Ask(const HttpEndpoint& endpoint, const std::string& method,
-                const std::string& path) {
-  return Exchange(endpoint.address(),
-                  method + " " + path + " HTTP/1.1\r\nHost: quire\r\n\r\n");
-}
-
-class HttpEndpointTest : public testing::Test {
+class ServiceRoutesTest : public testing::Test {
  protected:
-  explicit HttpEndpointTest(TestServerOptions options = {}) : server_(options) {
+  explicit ServiceRoutesTest(TestServerOptions options = {}) : server_(options) {
     auto endpoint = HttpEndpoint::Start(
-        "127.0.0.1:0", {&server_.registry(), &server_.engines(), &process_},
-        server_.state());
+        "127.0.0.1:0",
+        {MetricsRoute({&server_.registry(), &server_.engines(), &process_}),
+         HealthRoute(server_.state())});
     EXPECT_TRUE(endpoint.ok()) << endpoint.status();
     endpoint_ = *std::move(endpoint);
   }
@@ -65,48 +37,23 @@ class HttpEndpointTest : public testing::Test {
   std::unique_ptr<HttpEndpoint> endpoint_;
 };
 
-class LoadingHttpEndpointTest : public HttpEndpointTest {
+class LoadingServiceRoutesTest : public ServiceRoutesTest {
  protected:
-  LoadingHttpEndpointTest() : HttpEndpointTest({.serve = false}) {}
+  LoadingServiceRoutesTest() : ServiceRoutesTest({.serve = false}) {}
 };
 
-TEST_F(LoadingHttpEndpointTest, HealthFollowsThePhase) {
-  EXPECT_THAT(Ask(*endpoint_, "GET", "/healthz"), StartsWith("HTTP/1.1 503 "));
-  EXPECT_THAT(Ask(*endpoint_, "GET", "/healthz"), HasSubstr("\r\n\r\nloading\n"));
-  EXPECT_THAT(Ask(*endpoint_, "GET", "/metrics"),
+TEST_F(LoadingServiceRoutesTest, HealthFollowsThePhase) {
+  EXPECT_THAT(Ask(endpoint_->address(), "GET", "/healthz"), StartsWith("HTTP/1.1 503 "));
+  EXPECT_THAT(Ask(endpoint_->address(), "GET", "/healthz"),
+              HasSubstr("\r\n\r\nloading\n"));
+  EXPECT_THAT(Ask(endpoint_->address(), "GET", "/metrics"),
               Not(HasSubstr("quire_requests_running")));
   server_.Serve();
-  EXPECT_THAT(Ask(*endpoint_, "GET", "/healthz"), StartsWith("HTTP/1.1 200 "));
-  EXPECT_THAT(Ask(*endpoint_, "GET", "/healthz"), HasSubstr("\r\n\r\nok\n"));
+  EXPECT_THAT(Ask(endpoint_->address(), "GET", "/healthz"), StartsWith("HTTP/1.1 200 "));
+  EXPECT_THAT(Ask(endpoint_->address(), "GET", "/healthz"), HasSubstr("\r\n\r\nok\n"));
   server_.state().Drain();
-  EXPECT_THAT(Ask(*endpoint_, "GET", "/healthz"), HasSubstr("\r\n\r\ndraining\n"));
-}
-
-TEST_F(HttpEndpointTest, OtherPathsAndMethodsAreRefused) {
-  EXPECT_THAT(Ask(*endpoint_, "GET", "/"), StartsWith("HTTP/1.1 404 "));
-  EXPECT_THAT(Ask(*endpoint_, "GET", "/metrics/x"), StartsWith("HTTP/1.1 404 "));
-  EXPECT_THAT(Ask(*endpoint_, "DELETE", "/metrics"), StartsWith("HTTP/1.1 405 "));
-  EXPECT_THAT(Ask(*endpoint_, "DELETE", "/metrics"),
-              HasSubstr("\r\nAllow: GET, HEAD\r\n"));
-  EXPECT_THAT(
-      Exchange(endpoint_->address(),
-               "POST /metrics HTTP/1.1\r\nHost: q\r\nContent-Length: 9999999\r\n\r\nabc"),
-      StartsWith("HTTP/1.1 405 "));
-  EXPECT_THAT(Ask(*endpoint_, "GET", "/" + std::string(20000, 'x')),
-              StartsWith("HTTP/1.1 414 "));
-  const std::string head = Ask(*endpoint_, "HEAD", "/metrics");
-  EXPECT_THAT(head, StartsWith("HTTP/1.1 200 "));
-  EXPECT_THAT(head, testing::EndsWith("\r\n\r\n"));
-  EXPECT_THAT(Ask(*endpoint_, "GET", "/healthz"),
-              StartsWith("HTTP/1.1 200 "));  // still there
-}
-
-TEST_F(HttpEndpointTest, APortInUseIsRefusedByName) {
-  const auto second = HttpEndpoint::Start(endpoint_->address(), {}, server_.state());
-  EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
-  EXPECT_THAT(
-      std::string(second.status().message()),
-      HasSubstr("http_listen is '" + endpoint_->address() + "'; cannot listen there"));
+  EXPECT_THAT(Ask(endpoint_->address(), "GET", "/healthz"),
+              HasSubstr("\r\n\r\ndraining\n"));
 }
 
 void MakeSomeCalls(TestServer& server) {
@@ -128,7 +75,7 @@ void MakeSomeCalls(TestServer& server) {
   EXPECT_TRUE(ReadAll(server.inference().Score(&fourth, score)).status.ok());
 }
 
-TEST_F(HttpEndpointTest, CountsAKnownSetOfCalls) {
+TEST_F(ServiceRoutesTest, CountsAKnownSetOfCalls) {
   MakeSomeCalls(server_);
   const auto is = [&](const std::string& series) { return server_.Metric(series); };
   EXPECT_EQ(is("quire_request_seconds_count{code=\"OK\",method=\"Generate\"}"), 2);
@@ -149,7 +96,7 @@ TEST_F(HttpEndpointTest, CountsAKnownSetOfCalls) {
   EXPECT_EQ(is("quire_build_info{version=\"" QUIRE_VERSION "\"}"), 1);
 }
 
-TEST_F(HttpEndpointTest, CountsTheEnginesSteps) {
+TEST_F(ServiceRoutesTest, CountsTheEnginesSteps) {
   // What takes no time has no ratio.
   server_.fake().set_on_step(
       [](const StepInput&) { absl::SleepFor(absl::Milliseconds(3)); });
@@ -258,20 +205,20 @@ TEST_F(StepMetricsTest, ARequestThatIsOver) {
   EXPECT_EQ(Value("quire_estimate_error_ratio_count{event=\"end\"}"), 0);  // not known
 }
 
-TEST_F(HttpEndpointTest, ProcessMetricsAreThoseOfThisProcess) {
-  const std::string page = Ask(*endpoint_, "GET", "/metrics");
+TEST_F(ServiceRoutesTest, ProcessMetricsAreThoseOfThisProcess) {
+  const std::string page = Ask(endpoint_->address(), "GET", "/metrics");
   for (const char* name : {"process_cpu_seconds_total", "process_start_time_seconds",
                            "process_resident_memory_bytes", "process_open_fds"}) {
     EXPECT_THAT(page, HasSubstr(std::string("\n") + name + " "));
   }
 }
 
-TEST_F(HttpEndpointTest, PromtoolFindsNothingWrong) {
+TEST_F(ServiceRoutesTest, PromtoolFindsNothingWrong) {
   if (std::system("promtool --version > /dev/null 2>&1") != 0) {
     GTEST_SKIP() << "promtool (Debian package prometheus) is not installed";
   }
   MakeSomeCalls(server_);
-  const std::string answer = Ask(*endpoint_, "GET", "/metrics");
+  const std::string answer = Ask(endpoint_->address(), "GET", "/metrics");
   const std::string path = TempPath("metrics_page");
   std::ofstream(path) << answer.substr(answer.find("\r\n\r\n") + 4);
   EXPECT_EQ(std::system(("promtool check metrics < '" + path + "'").c_str()), 0);

@@ -108,7 +108,7 @@ class BatchingEngine final : public Engine {
   std::vector<RequestId> cancelled_;
   uint64_t last_id_ = 0;
   int64_t unfinished_ = 0;   // accepted, and OnFinished has not returned
-  bool background_ = false;  // one of the unfinished is a background request
+  bool background_ = false;  // there is a background request
   bool stopping_ = false;
   bool draining_ = false;
   absl::Time drain_deadline_ = absl::InfiniteFuture();
@@ -390,7 +390,12 @@ void BatchingEngine::Finish(RequestId id, absl::Status status, FinishReason reas
   const std::unique_ptr<BatchRequest> request = batch_.Remove(
       id, status.ok() || absl::IsCancelled(status) || absl::IsDeadlineExceeded(status));
   admission_.Forget(id);
-  if (!request->background) Learn(*request, status, now);
+  if (request->background) {
+    std::lock_guard lock(mutex_);
+    background_ = false;  // before its sink hears of it, which may bring the next one
+  } else {
+    Learn(*request, status, now);
+  }
   const AttentionReceipt& receipt = AttentionOf(request->sequence).receipt();
   reporter_.OnFinished(*request, status.code(), receipt);
   outbox_.AddLast(std::move(request->sink),
@@ -400,9 +405,8 @@ void BatchingEngine::Finish(RequestId id, absl::Status status, FinishReason reas
                    .timings = TimingsOf(*request, now),
                    .attention = receipt,
                    .device = request->device},
-                  [this, background = request->background.has_value()] {
+                  [this] {
                     std::lock_guard lock(mutex_);
-                    if (background) background_ = false;
                     if (--unfinished_ == 0) idle_.notify_all();
                   });
 }

@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "core/base/clock.h"
@@ -110,6 +111,8 @@ struct StepReport {
   // The work of background requests (EngineRequest::background) and of no others: no
   // user's.
   bool background = false;
+  int64_t rows = 0;       // tokens that were computed, for whatever reason
+  int64_t head_rows = 0;  // of these, whose next token was chosen or scored
 };
 
 enum class RequestStage : uint8_t { kQueue, kPrefill, kDecode };
@@ -128,6 +131,7 @@ struct FinishReport {
   double end_ratio = 0;
   DeviceTime device;
   bool background = false;
+  absl::string_view tenant;
 };
 
 // Told about the engine's work. Called from the engine thread, OnWouldRefuse from those

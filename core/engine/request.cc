@@ -22,6 +22,7 @@ DeviceTime& DeviceTime::operator+=(const DeviceTime& other) {
   alone = alone && other.alone;
   dense_prefill += other.dense_prefill;
   dense_decode += other.dense_decode;
+  skipped += other.skipped;
   return *this;
 }
 

@@ -59,6 +59,7 @@ struct Scheduling {
   int64_t later_prompt_tokens = 0;
   int64_t later_new_tokens = 0;
   bool admitted = false;
+  std::string call_id;  // of that call, for whoever measures; the engine does not care
 };
 
 // A request that nobody waits for, such as one that is computed again to be measured. It
@@ -107,6 +108,7 @@ struct DeviceTime {
   // of the steps' expected costs.
   absl::Duration dense_prefill;
   absl::Duration dense_decode;
+  absl::Duration skipped;  // for rows before Background::measure_from, in no other
   DeviceTime& operator+=(const DeviceTime& other);
   absl::Duration total() const { return prefill + decode; }
   absl::Duration dense_total() const { return dense_prefill + dense_decode; }

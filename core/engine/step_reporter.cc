@@ -1,11 +1,19 @@
 #include "core/engine/step_reporter.h"
 
+#include <algorithm>
+
 namespace quire {
 namespace {
 
 int64_t RecomputedOf(const BatchRequest& request) {
   return std::visit([](const auto& s) { return s.recomputed_tokens(); },
                     request.sequence);
+}
+
+// Rows that the model's head is asked for.
+int64_t HeadRowsOf(const StepItem& item) {
+  const auto none = std::count(item.targets.begin(), item.targets.end(), kNoTarget);
+  return (item.sample ? 1 : 0) + static_cast<int64_t>(item.targets.size()) - none;
 }
 
 RequestStage StageOf(const BatchRequest& request) {
@@ -31,7 +39,9 @@ StepReporter::Before StepReporter::BeforeItem(const BatchRequest& request,
   return {.usage = UsageOf(request.sequence),
           .recomputed = RecomputedOf(request),
           .prompt = !PromptComputed(request.sequence),
-          .mode = item.attention.mode};
+          .mode = item.attention.mode,
+          .rows = static_cast<int64_t>(item.tokens.size()),
+          .head_rows = HeadRowsOf(item)};
 }
 
 void StepReporter::AfterItem(BatchRequest& request, const Before& before,
@@ -41,6 +51,8 @@ void StepReporter::AfterItem(BatchRequest& request, const Before& before,
   const auto generated =
       static_cast<int32_t>(after.generated_tokens - before.usage.generated_tokens);
   ++report_.sequences;
+  report_.rows += before.rows;
+  report_.head_rows += before.head_rows;
   // What the prefix cache had is in the usage before the first step is.
   report_.prompt_tokens +=
       static_cast<int32_t>(after.prompt_tokens - before.usage.prompt_tokens);
@@ -51,6 +63,7 @@ void StepReporter::AfterItem(BatchRequest& request, const Before& before,
   (before.prompt ? report_.prefill : report_.decode)[mode] += attention;
   (before.prompt ? report_.prefill_time : report_.decode_time)[mode] += time.own;
   DeviceTime& device = request.device;
+  device.skipped += time.skipped;
   (before.prompt ? device.prefill : device.decode) += time.own;
   (before.prompt ? device.dense_prefill : device.dense_decode) += time.dense;
   if (generated == 0) return;
@@ -89,7 +102,8 @@ void StepReporter::OnFinished(const BatchRequest& request, absl::StatusCode code
                          .first_token_ratio = request.first_token_ratio,
                          .end_ratio = request.end_ratio,
                          .device = request.device,
-                         .background = background});
+                         .background = background,
+                         .tenant = request.scheduling.tenant});
 }
 
 void StepReporter::OnWouldRefuse() const {

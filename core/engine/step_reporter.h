@@ -33,6 +33,8 @@ class StepReporter {
     int64_t recomputed = 0;
     bool prompt = false;
     AttentionMode mode = AttentionMode::kDense;
+    int64_t rows = 0;
+    int64_t head_rows = 0;
   };
   void Begin(absl::Time now, absl::Duration elapsed, bool background);
   static Before BeforeItem(const BatchRequest& request, const StepItem& item);

@@ -46,7 +46,10 @@ std::vector<ItemTime> DivideStep(const StepCost& cost, absl::Span<const RowRange
       return all > 0 ? elapsed * ((part * step + RowsNs(cost, rows)) / all)
                      : elapsed * (part / count);
     };
-    times.push_back({.own = time(counted), .dense = time(Dense(counted))});
+    const absl::Duration own = time(counted);
+    const absl::Duration whole =
+        all > 0 ? elapsed * ((step + RowsNs(cost, item)) / all) : elapsed / count;
+    times.push_back({.own = own, .dense = time(Dense(counted)), .skipped = whole - own});
   }
   return times;
 }

@@ -206,6 +206,7 @@ TEST_F(BackgroundTest, DeviceTimeCountsFromWhereItIsMeasured) {
   // Rows [0, 16), [16, 32), [32, 40): half of the second, all of the third.
   const Finished finished = Run(InBackground(Generate(Tokens(40, 0), 1), 24));
   EXPECT_EQ(finished.device.prefill, absl::Milliseconds(1500));
+  EXPECT_EQ(finished.device.skipped, absl::Milliseconds(1500));
 }
 
 }  // namespace

@@ -110,6 +110,7 @@ class HeadRows {
     stats.work.columns += row.count() * share;
     stats.work.attention_macs += row.count() * share * 2 * cache_.head_dim();
     if (row.groups == 0) return;
+    stats.work.expanded_columns += row.focal * share;
     stats.sparse_rows += share;
     stats.coverage += static_cast<double>(share);  // less what the groups get
   }

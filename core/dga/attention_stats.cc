@@ -15,6 +15,7 @@ AttentionWork& AttentionWork::operator+=(const AttentionWork& o) {
   dense_bytes += o.dense_bytes;
   columns += o.columns;
   dense_columns += o.dense_columns;
+  expanded_columns += o.expanded_columns;
   return *this;
 }
 

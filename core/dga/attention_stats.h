@@ -28,6 +28,9 @@ struct AttentionWork {
 
   int64_t columns = 0;
   int64_t dense_columns = 0;
+  // Of the columns, those of far keys in sparse rows: read one by one, where the rest of
+  // the far text is only estimated.
+  int64_t expanded_columns = 0;
 
   int64_t executed_macs() const {
     return attention_macs + selection_macs + statistics_macs + audit_macs;

@@ -237,6 +237,7 @@ void RefinedAttention(const at::Tensor& q, const PagedKv& kv, const PageIndex& i
   const auto element = static_cast<int64_t>(kv.k.element_size());
   AttentionWork& w = stats.work;
   w.columns += c.near_columns + c.far_columns;
+  w.expanded_columns += c.far_columns;
   w.attention_macs += (c.near_columns + c.far_columns) * 2 * d;
   w.attention_bytes += (c.near_keys + c.far_keys) * 2 * d * element;
   w.selection_macs += (c.index_columns + c.index_means) * d;

@@ -201,6 +201,7 @@ AttentionStats CudaModelRunner::StatsOf(const CudaSequence& s,
   if (!refined) return stats;
   const int64_t far = counts[0], share = c.num_heads / c.num_kv_heads;
   stats.work.columns += far;
+  stats.work.expanded_columns += far;
   stats.work.attention_macs += far * 2 * d;
   stats.work.attention_bytes += far / share * 2 * d * element;
   stats.sparse_rows = int64_t{c.num_layers} * c.num_heads;

@@ -79,6 +79,7 @@ AttentionStats FakeAttention(const AttentionOptions& options, Position begin,
     work.dense_columns += visible;
     if (!sparse) continue;
     ++stats.sparse_rows;
+    work.expanded_columns += (visible - 1) / 4;
     work.selection_macs += visible;
   }
   const double sparse_rows = static_cast<double>(stats.sparse_rows);

@@ -63,6 +63,7 @@ void StepReporter::AfterItem(BatchRequest& request, const Before& before,
   (before.prompt ? report_.prefill : report_.decode)[mode] += attention;
   (before.prompt ? report_.prefill_time : report_.decode_time)[mode] += time.own;
   DeviceTime& device = request.device;
+  device.skipped += time.skipped;
   (before.prompt ? device.prefill : device.decode) += time.own;
   (before.prompt ? device.dense_prefill : device.dense_decode) += time.dense;
   if (generated == 0) return;

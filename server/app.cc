@@ -65,15 +65,15 @@ EngineOptions ToEngineOptions(const ServerOptions& options, const KvGeometry& kv
 
 // Engine, after what it costs to compute was measured.
 absl::Status StartEngine(LoadedRunner loaded, const ServerOptions& options,
-                         EngineObserver& observer, ServedModel& model) {
+                         ServedModel& model) {
   EngineOptions engine = ToEngineOptions(options, loaded.kv, model.text.config);
   engine.block_bytes = loaded.kv_cache_bytes / loaded.kv.num_blocks;
   QUIRE_ASSIGN_OR_RETURN(engine.step_cost,
                          MeasureStepCost(*loaded.runner, loaded.kv, engine.model));
   model.limits = engine;
-  QUIRE_ASSIGN_OR_RETURN(
-      model.text.engine,
-      Engine::Start(engine, std::move(loaded.runner), &observer, SystemClock()));
+  QUIRE_ASSIGN_OR_RETURN(model.text.engine,
+                         Engine::Start(engine, std::move(loaded.runner),
+                                       model.activity.get(), SystemClock()));
   return absl::OkStatus();
 }
 
@@ -87,7 +87,9 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadModel(const std::string& folder
                                             .kv_cache_bytes = options.kv_cache_bytes,
                                             .threads = options.threads,
                                             .device = options.device}));
-  auto model = std::make_unique<ServedModel>(ServedModel{.text = std::move(text)});
+  auto model = std::make_unique<ServedModel>(
+      ServedModel{.activity = std::make_unique<Activity>(observer, SystemClock()),
+                  .text = std::move(text)});
   model->parameters = CountParameters(files.config);
   model->compute_type = std::string(ComputeTypeName(loaded.compute));
   model->device = DeviceName(loaded.device);
@@ -103,7 +105,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadModel(const std::string& folder
   // number.
   config.max_positions = static_cast<int32_t>(
       std::min<int64_t>(config.max_positions, model->kv_cache_tokens));
-  QUIRE_RETURN_IF_ERROR(StartEngine(std::move(loaded), options, observer, *model));
+  QUIRE_RETURN_IF_ERROR(StartEngine(std::move(loaded), options, *model));
   return model;
 }
 

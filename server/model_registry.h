@@ -9,11 +9,14 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "core/text_model/text_model.h"
+#include "server/observability/activity.h"
 
 namespace quire::server {
 
 // A loaded model and what GetModel tells of it.
 struct ServedModel {
+  // What the engine tells goes through it; null: nobody keeps it. Outlives the engine.
+  std::unique_ptr<Activity> activity;
   TextModel text;
   std::vector<TokenId> begin_tokens;  // what the tokenizer puts before a text
   int64_t parameters = 0;

@@ -70,6 +70,7 @@ struct CallContext {
   Metrics* metrics = nullptr;
   AnsweredCalls* answered = nullptr;
   Cancellation* cancellation = nullptr;  // null for unary calls
+  Activity* activity = nullptr;          // the model's, once it is known; may be null
   std::function<uint64_t()> random_seed;
 
   // What the call has come to.
@@ -91,6 +92,7 @@ inline void CallContext::OnFirstToken() {
   time_to_first_token = Elapsed();
   answered->Begin();  // until CallServices::Report
   metrics->OnFirstToken(method, *time_to_first_token);
+  if (activity != nullptr) activity->OnFirstToken(*time_to_first_token);
 }
 
 inline absl::Duration CallContext::TextInterval() const {

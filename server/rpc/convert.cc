@@ -57,6 +57,7 @@ absl::StatusOr<std::vector<TokenId>> ChatTokens(const ServedModel& model,
 absl::StatusOr<const ServedModel*> FindModel(CallContext& call, absl::string_view name) {
   QUIRE_ASSIGN_OR_RETURN(const ServedModel* model, call.models->Find(name));
   call.model = model->text.name;
+  call.activity = model->activity.get();
   return model;
 }
 
@@ -231,6 +232,26 @@ v1::Model ToProto(const ServedModel& model) {
   return proto;
 }
 
+v1::LatencyPercentiles ToProto(const LatencyPercentiles& latency) {
+  v1::LatencyPercentiles proto;
+  proto.set_count(latency.count);
+  proto.set_p50(absl::ToDoubleSeconds(latency.p50));
+  proto.set_p95(absl::ToDoubleSeconds(latency.p95));
+  proto.set_p99(absl::ToDoubleSeconds(latency.p99));
+  return proto;
+}
+
+void SetActivity(const ActivitySnapshot& activity, v1::Load& proto) {
+  proto.set_attention_macs(activity.attention_macs);
+  proto.set_dense_attention_macs(activity.dense_attention_macs);
+  if (activity.first_token.count > 0) {
+    *proto.mutable_first_token() = ToProto(activity.first_token);
+  }
+  if (activity.inter_token.count > 0) {
+    *proto.mutable_inter_token() = ToProto(activity.inter_token);
+  }
+}
+
 v1::Load ToProto(const EngineStats& stats, const ServedModel& model, bool draining) {
   v1::Load proto;
   proto.set_model(model.text.name);
@@ -254,6 +275,7 @@ v1::Load ToProto(const EngineStats& stats, const ServedModel& model, bool draini
   proto.set_preemptions(stats.preemptions);
   proto.set_tenants(stats.tenants);
   proto.set_draining(draining);
+  if (model.activity != nullptr) SetActivity(model.activity->snapshot(), proto);
   return proto;
 }
 

@@ -72,7 +72,8 @@ std::unique_ptr<ServedModel> MakeModel(const TestServerOptions& options, FakeMod
                                        EngineObserver& observer,
                                        std::atomic<int>& cancels) {
   auto model = std::make_unique<ServedModel>(
-      ServedModel{.text = TextModel{.name = "tiny",
+      ServedModel{.activity = std::make_unique<Activity>(observer, SystemClock()),
+                  .text = TextModel{.name = "tiny",
                                     .config = SmallConfig(options.context_tokens),
                                     .tokenizer = LoadTokenizer()}});
   if (options.chat) {
@@ -102,7 +103,8 @@ std::unique_ptr<ServedModel> MakeModel(const TestServerOptions& options, FakeMod
                    .admission = options.admission,
                    .step_cost = options.step_cost,
                    .block_bytes = kTestBlockBytes};
-  auto engine = Engine::Start(model->limits, fake.MakeRunner(), &observer, SystemClock());
+  auto engine = Engine::Start(model->limits, fake.MakeRunner(), model->activity.get(),
+                              SystemClock());
   QUIRE_CHECK(engine.ok());
   model->text.engine = std::make_unique<CountingEngine>(*std::move(engine), cancels);
   return model;

@@ -35,6 +35,9 @@ std::shared_ptr<grpc::Channel> MakeChannel(const ClientOptions& options) {
   // Else a second try finds the channel still sulking about the first one.
   const int reconnect = Milliseconds(options.retry.initial_backoff) / 2;
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, std::max(reconnect, 1));
+  // A server that comes back after an hour is found as soon as one after a minute.
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS,
+                   std::max(Milliseconds(options.retry.max_backoff), 1));
   // Despite its name, how long one attempt to connect may take.
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
                    Milliseconds(options.connect_timeout));

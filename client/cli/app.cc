@@ -25,6 +25,7 @@ class WatchedOutput final : public Output {
   }
   bool is_terminal() const override { return output_.is_terminal(); }
   int columns() const override { return output_.columns(); }
+  int rows() const override { return output_.rows(); }
   bool reader_gone() const { return reader_gone_; }
 
  private:

@@ -15,6 +15,7 @@ absl::Status RunCommand(const Session& session, const TokensFlags& flags);
 absl::Status RunCommand(const Session& session, const ModelsFlags& flags);
 absl::Status RunCommand(const Session& session, const LoadFlags& flags);
 absl::Status RunCommand(const Session& session, const CostFlags& flags);
+absl::Status RunCommand(const Session& session, const TopFlags& flags);
 
 // A stream that ended well must have had its final event.
 inline absl::Status MissingFinal() {

@@ -23,6 +23,7 @@ class Output {
   virtual bool is_terminal() const = 0;
   // Of the terminal, now.
   virtual int columns() const = 0;
+  virtual int rows() const = 0;
 };
 
 // Where they come from. One thread.

@@ -11,6 +11,7 @@ namespace quire::cli {
 namespace {
 
 constexpr int kDefaultColumns = 80;
+constexpr int kDefaultRows = 24;
 
 absl::Status SystemError() { return absl::UnknownError(std::strerror(errno)); }
 
@@ -44,6 +45,12 @@ int FdOutput::columns() const {
   winsize size = {};
   if (ioctl(fd_, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return kDefaultColumns;
   return size.ws_col;
+}
+
+int FdOutput::rows() const {
+  winsize size = {};
+  if (ioctl(fd_, TIOCGWINSZ, &size) != 0 || size.ws_row == 0) return kDefaultRows;
+  return size.ws_row;
 }
 
 absl::StatusOr<size_t> FdInput::Read(char* buffer, size_t size) {

@@ -13,6 +13,7 @@ class FdOutput final : public Output {
   absl::Status Write(std::string_view bytes) override;
   bool is_terminal() const override;
   int columns() const override;
+  int rows() const override;
 
  private:
   const int fd_;

@@ -204,6 +204,18 @@ void AddCost(CLI::App& app, CostFlags& flags) {
   SetFooter(*command, kCostExamples);
 }
 
+void AddTop(CLI::App& app, TopFlags& flags) {
+  CLI::App* command = app.add_subcommand("top", "Watch how busy the server is");
+  command
+      ->add_option("--interval", flags.interval,
+                   "Time between two looks: 2s, 500ms, or seconds")
+      ->type_name("DURATION")
+      ->capture_default_str();
+  command->add_flag("--once", flags.once,
+                    "Print one look and end; so it is without a terminal, too");
+  SetFooter(*command, kTopExamples);
+}
+
 // Everything that a command line may say, and where it is kept while it is read.
 struct Parser {
   CLI::App app{kSummary, "quire"};
@@ -215,6 +227,7 @@ struct Parser {
   ModelsFlags models;
   LoadFlags load;
   CostFlags cost;
+  TopFlags top;
 
   Parser() {
     AddGlobal(app, global);
@@ -226,6 +239,7 @@ struct Parser {
     AddModels(app, models);
     AddLoad(app, load);
     AddCost(app, cost);
+    AddTop(app, top);
     // Global flags may come after the command too.
     for (CLI::App* command : app.get_subcommands({})) command->fallthrough();
     app.set_version_flag("--version", kVersion, "Print the version");
@@ -245,6 +259,7 @@ struct Parser {
     if (name == "tokens") return {std::move(global), std::move(tokens)};
     if (name == "load") return {std::move(global), std::move(load)};
     if (name == "cost") return {std::move(global), std::move(cost)};
+    if (name == "top") return {std::move(global), std::move(top)};
     return {std::move(global), std::move(models)};
   }
 };

@@ -107,10 +107,15 @@ struct CostFlags {
   int32_t priority = 0;
 };
 
+struct TopFlags {
+  std::string interval = "2s";  // as written
+  bool once = false;
+};
+
 struct Arguments {
   GlobalFlags global;
   std::variant<SummarizeFlags, GenerateFlags, ScoreFlags, TokensFlags, ModelsFlags,
-               LoadFlags, CostFlags>
+               LoadFlags, CostFlags, TopFlags>
       command;
 };
 

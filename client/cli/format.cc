@@ -85,19 +85,19 @@ std::string Flops(double number) {
   return Scaled(value, kUnits[unit]);
 }
 
-absl::StatusOr<absl::Duration> ParseTimeout(std::string_view text) {
+absl::StatusOr<absl::Duration> ParseTime(std::string_view flag, std::string_view text) {
   const std::string value(text);
   absl::Duration duration;
   double seconds = 0;
   if (absl::SimpleAtod(value, &seconds) && !std::isnan(seconds)) {
     duration = absl::Seconds(seconds);
   } else if (!absl::ParseDuration(value, &duration)) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "--timeout is \"%s\"; write for example 90s, 5m or 1h30m", value));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s is \"%s\"; write for example 90s, 5m or 1h30m", flag, value));
   }
   if (duration >= absl::Milliseconds(1)) return duration;
   return absl::InvalidArgumentError(
-      absl::StrFormat("--timeout is \"%s\"; it must be at least 1ms", value));
+      absl::StrFormat("%s is \"%s\"; it must be at least 1ms", flag, value));
 }
 
 }  // namespace quire::cli

@@ -27,8 +27,8 @@ std::string Count(int64_t number);
 // Floating-point operations: "12 GFLOP", "3.4 TFLOP".
 std::string Flops(double number);
 
-// "90s", "1.5m", "1h30m", or a bare number of seconds; more than zero.
+// "90s", "1.5m", "1h30m", or a bare number of seconds; at least a millisecond.
 // kInvalidArgument names the flag.
-absl::StatusOr<absl::Duration> ParseTimeout(std::string_view text);
+absl::StatusOr<absl::Duration> ParseTime(std::string_view flag, std::string_view text);
 
 }  // namespace quire::cli

@@ -70,4 +70,11 @@ const char kCostExamples[] = R"(Examples:
   quire cost book.txt --task summarize --attention refined
   quire cost --tokens 30000 --task score --json)";
 
+const char kTopExamples[] = R"(Ctrl-C ends it.
+
+Examples:
+  quire top
+  quire top --interval 5s --model quire-135m
+  quire top --once)";
+
 }  // namespace quire::cli

@@ -15,5 +15,6 @@ extern const char kTokensExamples[];
 extern const char kModelsExamples[];
 extern const char kLoadExamples[];
 extern const char kCostExamples[];
+extern const char kTopExamples[];
 
 }  // namespace quire::cli

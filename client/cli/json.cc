@@ -30,6 +30,13 @@ Json WorkToJson(const v1::AttentionWork& work) {
           {"selection_seconds", work.selection_seconds()}};
 }
 
+Json LatencyToJson(const v1::LatencyPercentiles& latency) {
+  return {{"count", latency.count()},
+          {"p50", latency.p50()},
+          {"p95", latency.p95()},
+          {"p99", latency.p99()}};
+}
+
 }  // namespace
 
 Json Number(float value) {
@@ -121,27 +128,32 @@ Json ToJson(const v1::Model& model) {
 }
 
 Json ToJson(const v1::Load& load) {
-  return {{"model", load.model()},
-          {"running", load.running()},
-          {"waiting", load.waiting()},
-          {"max_running", load.max_running()},
-          {"max_waiting", load.max_waiting()},
-          {"waiting_tokens", load.waiting_tokens()},
-          {"max_waiting_tokens", load.max_waiting_tokens()},
-          {"kv_blocks", load.kv_blocks()},
-          {"kv_blocks_free", load.kv_blocks_free()},
-          {"kv_blocks_cached", load.kv_blocks_cached()},
-          {"tokens_per_block", load.tokens_per_block()},
-          {"prefill_backlog_seconds", load.prefill_backlog_seconds()},
-          {"first_token_seconds", load.first_token_seconds()},
-          {"prompt_tokens_per_second", load.prompt_tokens_per_second()},
-          {"generated_tokens_per_second", load.generated_tokens_per_second()},
-          {"prompt_tokens", load.prompt_tokens()},
-          {"cached_tokens", load.cached_tokens()},
-          {"generated_tokens", load.generated_tokens()},
-          {"preemptions", load.preemptions()},
-          {"tenants", load.tenants()},
-          {"draining", load.draining()}};
+  Json json = {{"model", load.model()},
+               {"running", load.running()},
+               {"waiting", load.waiting()},
+               {"max_running", load.max_running()},
+               {"max_waiting", load.max_waiting()},
+               {"waiting_tokens", load.waiting_tokens()},
+               {"max_waiting_tokens", load.max_waiting_tokens()},
+               {"kv_blocks", load.kv_blocks()},
+               {"kv_blocks_free", load.kv_blocks_free()},
+               {"kv_blocks_cached", load.kv_blocks_cached()},
+               {"tokens_per_block", load.tokens_per_block()},
+               {"prefill_backlog_seconds", load.prefill_backlog_seconds()},
+               {"first_token_seconds", load.first_token_seconds()},
+               {"prompt_tokens_per_second", load.prompt_tokens_per_second()},
+               {"generated_tokens_per_second", load.generated_tokens_per_second()},
+               {"prompt_tokens", load.prompt_tokens()},
+               {"cached_tokens", load.cached_tokens()},
+               {"generated_tokens", load.generated_tokens()},
+               {"preemptions", load.preemptions()},
+               {"tenants", load.tenants()},
+               {"draining", load.draining()},
+               {"attention_macs", load.attention_macs()},
+               {"dense_attention_macs", load.dense_attention_macs()}};
+  if (load.has_first_token()) json["first_token"] = LatencyToJson(load.first_token());
+  if (load.has_inter_token()) json["inter_token"] = LatencyToJson(load.inter_token());
+  return json;
 }
 
 Json ToJson(const v1::CostEstimate& cost) {

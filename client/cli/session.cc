@@ -15,7 +15,7 @@ absl::StatusOr<Session> Session::Create(Environment& environment,
   call.tenant = flags.tenant;
   call.cancel = environment.cancel;
   if (!flags.timeout.empty()) {
-    const absl::StatusOr<absl::Duration> timeout = ParseTimeout(flags.timeout);
+    const absl::StatusOr<absl::Duration> timeout = ParseTime("--timeout", flags.timeout);
     if (!timeout.ok()) return timeout.status();
     call.deadline = *timeout;
   }

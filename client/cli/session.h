@@ -23,6 +23,7 @@ class Session {
   const GlobalFlags& flags() const { return flags_; }
   const client::Client& client() const { return client_; }
   Screen& screen() const { return screen_; }
+  Environment& environment() const { return environment_; }
   client::CallOptions NewCall() const { return call_; }
 
   // A text that a flag or argument named. Empty: standard input, unless that is a

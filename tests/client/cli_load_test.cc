@@ -87,7 +87,9 @@ TEST_F(CliLoadTest, LoadAsJsonOfTheNamedModel) {
       "kv_blocks_cached": 50, "tokens_per_block": 64, "prefill_backlog_seconds": 1.5,
       "first_token_seconds": 0.25, "prompt_tokens_per_second": 512.4,
       "generated_tokens_per_second": 58.75, "prompt_tokens": 9000, "cached_tokens": 6000,
-      "generated_tokens": 70, "preemptions": 1, "tenants": 2, "draining": false})"));
+      "generated_tokens": 70, "preemptions": 1, "tenants": 2, "draining": false,
+      "attention_macs": 3e12, "dense_attention_macs": 1.2e13,
+      "first_token": {"count": 9, "p50": 0.31, "p95": 1.2, "p99": 1.5}})"));
   Run({"load", "--model", "mine"}, script);
   EXPECT_EQ(asked, "mine");
 }

@@ -15,8 +15,8 @@ namespace quire::cli::testing {
 // What is written, kept; after `fail_after` bytes, `failure`.
 class StringOutput final : public Output {
  public:
-  explicit StringOutput(bool terminal = false, int columns = 80)
-      : terminal_(terminal), columns_(columns) {}
+  explicit StringOutput(bool terminal = false, int columns = 80, int rows = 24)
+      : terminal_(terminal), columns_(columns), rows_(rows) {}
   absl::Status Write(std::string_view bytes) override {
     if (text_.size() + bytes.size() > fail_after) return failure;
     text_ += bytes;
@@ -25,6 +25,7 @@ class StringOutput final : public Output {
   }
   bool is_terminal() const override { return terminal_; }
   int columns() const override { return columns_; }
+  int rows() const override { return rows_; }
   const std::string& text() const { return text_; }
 
   size_t fail_after = std::string::npos;
@@ -34,6 +35,7 @@ class StringOutput final : public Output {
  private:
   const bool terminal_;
   const int columns_;
+  const int rows_;
   std::string text_;
 };
 
@@ -60,7 +62,7 @@ class StringInput final : public Input {
 struct Program {
   std::string input;
   bool in_terminal = false, out_terminal = false, err_terminal = false;
-  int columns = 80;
+  int columns = 80, rows = 24;
   std::shared_ptr<client::CancelToken> cancel = std::make_shared<client::CancelToken>();
   size_t out_fails_after = std::string::npos;
   absl::Status out_failure;
@@ -73,7 +75,7 @@ struct Program {
 
   Result Run(const std::vector<std::string>& arguments) {
     StringInput in(input, in_terminal);
-    StringOutput out(out_terminal, columns), err(err_terminal, columns);
+    StringOutput out(out_terminal, columns, rows), err(err_terminal, columns, rows);
     out.fail_after = out_fails_after;
     out.failure = out_failure;
     out.on_write = on_out;

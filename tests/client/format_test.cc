@@ -63,22 +63,22 @@ TEST(FormatTest, BytesAndCount) {
   EXPECT_EQ(Count(1'500'000'000), "1.5B");
 }
 
-TEST(ParseTimeoutTest, TakesDurationsAndSeconds) {
-  EXPECT_EQ(*ParseTimeout("90s"), absl::Seconds(90));
-  EXPECT_EQ(*ParseTimeout("1.5m"), absl::Seconds(90));
-  EXPECT_EQ(*ParseTimeout("1h30m"), absl::Minutes(90));
-  EXPECT_EQ(*ParseTimeout("30"), absl::Seconds(30));
-  EXPECT_EQ(*ParseTimeout("0.25"), absl::Milliseconds(250));
+TEST(ParseTimeTest, TakesDurationsAndSeconds) {
+  EXPECT_EQ(*ParseTime("--timeout", "90s"), absl::Seconds(90));
+  EXPECT_EQ(*ParseTime("--timeout", "1.5m"), absl::Seconds(90));
+  EXPECT_EQ(*ParseTime("--timeout", "1h30m"), absl::Minutes(90));
+  EXPECT_EQ(*ParseTime("--timeout", "30"), absl::Seconds(30));
+  EXPECT_EQ(*ParseTime("--timeout", "0.25"), absl::Milliseconds(250));
 }
 
-TEST(ParseTimeoutTest, RefusesTheRest) {
+TEST(ParseTimeTest, RefusesTheRest) {
   for (const char* text : {"", "soon", "5 minutes", "0", "-3s", "nan", "1ns"}) {
-    const auto timeout = ParseTimeout(text);
+    const auto timeout = ParseTime("--timeout", text);
     EXPECT_EQ(timeout.status().code(), absl::StatusCode::kInvalidArgument) << text;
   }
-  EXPECT_EQ(std::string(ParseTimeout("soon").status().message()),
+  EXPECT_EQ(std::string(ParseTime("--timeout", "soon").status().message()),
             "--timeout is \"soon\"; write for example 90s, 5m or 1h30m");
-  EXPECT_EQ(std::string(ParseTimeout("-3s").status().message()),
+  EXPECT_EQ(std::string(ParseTime("--timeout", "-3s").status().message()),
             "--timeout is \"-3s\"; it must be at least 1ms");
 }
 

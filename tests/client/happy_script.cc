@@ -162,6 +162,13 @@ void FillLoad(v1::Load& load) {
   load.set_generated_tokens(70);
   load.set_preemptions(1);
   load.set_tenants(2);
+  load.set_attention_macs(3e12);
+  load.set_dense_attention_macs(12e12);
+  v1::LatencyPercentiles& first = *load.mutable_first_token();
+  first.set_count(9);
+  first.set_p50(0.31);
+  first.set_p95(1.2);
+  first.set_p99(1.5);
 }
 
 grpc::Status EstimateCost(grpc::ServerContext*, const v1::EstimateCostRequest& request,

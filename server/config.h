@@ -44,10 +44,12 @@ struct ServerOptions {
   int32_t stream_events_per_second = 0;  // of all answers together; 0: 500 a core
   int32_t min_context_tokens = 1024;     // a smaller cache is refused at the start
   double price_per_device_hour = 0;      // USD; 0: not set
-  std::string schedule_trace;            // file; "": none
-  int64_t max_message_bytes = 64 << 20;  // of one gRPC message
-  int64_t max_text_bytes = 64 << 20;     // of one request's text, all pieces together
-  double write_stall_seconds = 30;  // a client that takes no event for so long is left
+  double shadow_share = 0.01;            // of sparse requests, computed densely too
+  double shadow_device_seconds_per_minute = 6;  // that these may take
+  std::string schedule_trace;                   // file; "": none
+  int64_t max_message_bytes = 64 << 20;         // of one gRPC message
+  int64_t max_text_bytes = 64 << 20;  // of one request's text, all pieces together
+  double write_stall_seconds = 30;    // a client that takes no event for so long is left
   double batch_idle_seconds =
       300;                    // a ScoreBatch call that sends nothing for so long ends
   double drain_seconds = 30;  // from SIGTERM until calls are cancelled

@@ -136,7 +136,7 @@ class FaithfulStep {
   FaithfulStep(const at::Tensor& q, const kernels::PagedKv& kv,
                const kernels::SequenceRows& sequence, float scale,
                const FaithfulOptions& options, FaithfulLayer& state, at::Tensor& out,
-               AttentionStats& stats)
+               AttentionStats& stats, int64_t* head_columns)
       : q_(q),
         kv_(kv),
         sequence_(sequence),
@@ -144,13 +144,18 @@ class FaithfulStep {
         options_(options),
         state_(state),
         out_(out),
-        stats_(stats) {}
+        stats_(stats),
+        head_columns_(head_columns) {}
 
   void Run() {
     const bool split = End() - state_.grouped_end >= RegroupTokens(options_);
     const bool before = options_.whole_prompt && sequence_.rows > 1;
     if (split && before) Split();
-    for (int64_t head = 0; head < q_.size(0); ++head) Attend(head);
+    for (int64_t head = 0; head < q_.size(0); ++head) {
+      const int64_t before = stats_.work.columns;
+      Attend(head);
+      if (head_columns_ != nullptr) head_columns_[head] += stats_.work.columns - before;
+    }
     if (split && !before) Split();
   }
 
@@ -215,6 +220,7 @@ class FaithfulStep {
   FaithfulLayer& state_;
   at::Tensor& out_;
   AttentionStats& stats_;
+  int64_t* const head_columns_;
 };
 
 }  // namespace
@@ -222,11 +228,11 @@ class FaithfulStep {
 void FaithfulAttention(const at::Tensor& q, const kernels::PagedKv& kv,
                        const kernels::SequenceRows& sequence, float scale,
                        const FaithfulOptions& options, FaithfulLayer& state,
-                       at::Tensor& out, AttentionStats& stats) {
+                       at::Tensor& out, AttentionStats& stats, int64_t* head_columns) {
   QUIRE_CHECK(options.group_tokens >= 1 && options.sampled_queries >= 1);
   QUIRE_CHECK(sequence.rows >= 1 && state.grouped_end <= sequence.begin);
   state.heads.resize(q.size(0));
-  FaithfulStep(q, kv, sequence, scale, options, state, out, stats).Run();
+  FaithfulStep(q, kv, sequence, scale, options, state, out, stats, head_columns).Run();
 }
 
 }  // namespace quire

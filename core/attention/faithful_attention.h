@@ -43,10 +43,12 @@ inline constexpr int64_t kFaithfulTaskQueries = 384;
 // options.whole_prompt a chunk is split before its rows are read, else after.
 //
 // Adds to stats.work (all parts but dense and audit), sparse_rows, coverage and
-// selection_seconds. Not thread-safe.
+// selection_seconds, and to head_columns [G], if it is not null, each head's columns. Not
+// thread-safe.
 void FaithfulAttention(const at::Tensor& q, const kernels::PagedKv& kv,
                        const kernels::SequenceRows& sequence, float scale,
                        const FaithfulOptions& options, FaithfulLayer& state,
-                       at::Tensor& out, AttentionStats& stats);
+                       at::Tensor& out, AttentionStats& stats,
+                       int64_t* head_columns = nullptr);
 
 }  // namespace quire

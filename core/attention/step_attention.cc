@@ -77,6 +77,12 @@ class SequenceInLayer {
     s_.page_shares.resize(layer_.num_layers * size);
     return &s_.page_shares[layer_.layer * size];
   }
+  // Of this layer, [G].
+  int64_t* HeadColumns() const {
+    const auto heads = static_cast<size_t>(layer_.shape.kv_heads);
+    s_.head_columns.resize(static_cast<size_t>(layer_.num_layers) * heads);
+    return &s_.head_columns[static_cast<size_t>(layer_.layer) * heads];
+  }
   kernels::DroppedPages* Dropped() const {
     return s_.state->dropped.empty() ? nullptr : &s_.state->dropped[layer_.layer];
   }
@@ -103,6 +109,10 @@ class SequenceInLayer {
   void CountDense(const kernels::SequenceRows& rows) {
     const AttentionWork dense = kernels::DenseWork(layer_.shape, rows, Element());
     s_.stats.work.columns += dense.dense_columns;
+    int64_t* const columns = HeadColumns();
+    for (int64_t h = 0; h < layer_.shape.kv_heads; ++h) {
+      columns[h] += dense.dense_columns / layer_.shape.kv_heads;
+    }
     s_.stats.work.attention_macs += dense.dense_macs;
     s_.stats.work.attention_bytes += dense.dense_bytes;
   }
@@ -110,7 +120,7 @@ class SequenceInLayer {
   void RunFaithful() {
     s_.state->faithful.resize(layer_.num_layers);
     FaithfulAttention(q_, kv_, s_.rows, layer_.scale, s_.options.faithful,
-                      s_.state->faithful[layer_.layer], out_, s_.stats);
+                      s_.state->faithful[layer_.layer], out_, s_.stats, HeadColumns());
     Audit(0);
   }
 
@@ -131,7 +141,8 @@ class SequenceInLayer {
          .layer = layer_.layer,
          .dropped = Dropped(),
          .page_shares = PageShares(),
-         .page_shares_from = End() - static_cast<Position>(kCompactRows)},
+         .page_shares_from = End() - static_cast<Position>(kCompactRows),
+         .head_columns = HeadColumns()},
         out_, s_.stats);
     Audit(first);
   }

@@ -29,7 +29,8 @@ struct SequenceAttention {
   bool compact = false;  // page_shares are wanted: the prompt's last rows are among these
 
   AttentionStats stats;
-  std::vector<double> audit_errors;  // of the audited rows, mean over layers
+  std::vector<int64_t> head_columns;  // [layers, G]: the columns of stats.work
+  std::vector<double> audit_errors;   // of the audited rows, mean over layers
   // [layers, G, blocks] share of each far page in the attention of the last
   // kCompactRows rows, summed over those rows.
   std::vector<float> page_shares;

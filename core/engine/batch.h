@@ -40,6 +40,7 @@ struct BatchRequest {
   double end_ratio = 0;
   std::optional<Background> background;
   DeviceTime device;
+  std::vector<int64_t> head_columns;  // see Finished
 
   // Kept by Batch.
   bool running = false;

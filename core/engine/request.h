@@ -123,8 +123,8 @@ struct Finished {
   Timings timings;
   AttentionReceipt attention;
   DeviceTime device;
-  // Keys that each query head of each layer read, [layers * heads]; empty if the runner
-  // does not tell.
+  // Its columns (AttentionWork) by layer and key/value head, [layers, G]; empty if the
+  // runner does not tell.
   std::vector<int64_t> head_columns;
 };
 

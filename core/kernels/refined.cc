@@ -59,6 +59,7 @@ class Call {
     const int64_t tasks = (s_.begin + s_.rows - 1) / tokens + 1 - first_task;
     at::parallel_for(0, tasks * heads(), 1, [&](int64_t begin, int64_t end) {
       bf16::RefinedCounts counts;
+      std::vector<int64_t> columns(options_.head_columns == nullptr ? 0 : heads());
       // Kept: a decode step is short, and fresh memory would cost it more than its work.
       static thread_local std::vector<float> scratch;
       if (fast)
@@ -67,13 +68,16 @@ class Call {
         const int64_t at = (first_task + i % tasks) * tokens - s_.begin;
         const int64_t first = std::max<int64_t>(0, at);
         const int64_t last = std::min<int64_t>(s_.rows, at + tokens);
+        const int64_t before = counts.near_columns + counts.far_columns;
         if (fast) {
           RunFast(i / tasks, first, last, scratch.data(), counts);
         } else {
           RunFloat(i / tasks, first, counts);
         }
+        if (columns.empty()) continue;
+        columns[i / tasks] += counts.near_columns + counts.far_columns - before;
       }
-      Add(counts);
+      Add(counts, columns);
     });
     return total_;
   }
@@ -184,8 +188,9 @@ class Call {
     }
   }
 
-  void Add(const bf16::RefinedCounts& c) {
+  void Add(const bf16::RefinedCounts& c, const std::vector<int64_t>& columns) {
     std::lock_guard lock(mutex_);
+    for (size_t h = 0; h < columns.size(); ++h) options_.head_columns[h] += columns[h];
     total_.near_columns += c.near_columns;
     total_.far_columns += c.far_columns;
     total_.near_keys += c.near_keys;

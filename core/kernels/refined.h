@@ -79,6 +79,7 @@ struct RefinedOptions {
   float* page_shares = nullptr;
   Position page_shares_from = 0;
   std::vector<ReadColumn>* record = nullptr;  // far columns; only with one thread
+  int64_t* head_columns = nullptr;  // [G], added to: AttentionWork::columns of each head
 };
 
 // Rows of one sequence that all see more than kSinkTokens + kWindowTokens tokens. The far

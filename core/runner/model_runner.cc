@@ -141,6 +141,7 @@ std::vector<StepResult> CpuModelRunner::Compute(Items items) {
   for (size_t i = 0; i < results.size(); ++i) {
     results[i].id = items[i]->id;
     results[i].attention = sequences[i].stats;
+    results[i].head_columns = std::move(sequences[i].head_columns);
     if (sequences[i].compact) Compact(sequences[i], results[i]);
     for (float& x : results[i].importance.attention) {
       x /= static_cast<float>(decoder_->config().num_layers);

@@ -63,6 +63,9 @@ struct StepResult {
   std::optional<TokenScore> sampled;  // set iff the item asked to sample
   std::vector<TokenScore> scores;  // one for each target that is not kNoTarget, in order
   AttentionStats attention;
+  // The columns of `attention` by layer and key/value head, [layers, G]; empty if the
+  // runner does not know.
+  std::vector<int64_t> head_columns;
   AttentionProbe importance;  // if asked for
   // Compact mode, after the last chunk: indices into the item's blocks whose keys and
   // values the runner reads no more. The caller passes kNoBlock in their place.

@@ -43,7 +43,8 @@ Told Tell(Refusal refusal) {
 absl::StatusOr<Scheduling> SchedulingOf(const CallContext& call, absl::string_view field,
                                         int32_t priority) {
   QUIRE_RETURN_IF_ERROR(CheckRange(field, priority, kMinPriority, kMaxPriority));
-  return Scheduling{.priority = priority, .tenant = call.tenant};
+  return Scheduling{
+      .priority = priority, .tenant = call.tenant, .call_id = call.request_id};
 }
 
 int64_t LeastTokens(absl::string_view text) {

@@ -120,12 +120,15 @@ TEST(ConfigTest, OptionsOfTheEngine) {
   EXPECT_EQ(unset.stream_events_per_second, 0);
   EXPECT_EQ(unset.min_context_tokens, 1024);
   EXPECT_EQ(unset.price_per_device_hour, 0);
+  EXPECT_EQ(unset.shadow_share, 0.01);
+  EXPECT_EQ(unset.shadow_device_seconds_per_minute, 6);
   EXPECT_EQ(unset.schedule_trace, "");
   const ConfigFile file(R"({"model": "f", "max_running": 8, "max_waiting_tokens": 5000,
       "long_prompt_tokens": 100, "max_long_prefills": 1, "decode_stretch_percent": 250,
       "max_step_seconds": 0, "stream_interval_ms": 0,
       "stream_events_per_second": 50, "min_context_tokens": 64,
-      "price_per_device_hour": 2.5, "schedule_trace": "t.txt"})");
+      "price_per_device_hour": 2.5, "shadow_share": 0.5,
+      "shadow_device_seconds_per_minute": 0, "schedule_trace": "t.txt"})");
   const ServerOptions set = Parse({"--config", file.path(), "--prefix-cache", "shared"},
                                   {{"QUIRE_ADMISSION", "enforce"}})
                                 ->options;
@@ -139,6 +142,8 @@ TEST(ConfigTest, OptionsOfTheEngine) {
   EXPECT_EQ(set.stream_events_per_second, 50);
   EXPECT_EQ(set.min_context_tokens, 64);
   EXPECT_EQ(set.price_per_device_hour, 2.5);
+  EXPECT_EQ(set.shadow_share, 0.5);
+  EXPECT_EQ(set.shadow_device_seconds_per_minute, 0);
   EXPECT_EQ(set.schedule_trace, "t.txt");
   EXPECT_EQ(set.prefix_caching(), PrefixCaching::kShared);
   EXPECT_EQ(set.admission_mode(), AdmissionMode::kEnforce);
@@ -237,6 +242,11 @@ const std::vector<WrongCase> kWrongCases = {
     {{"--price-per-device-hour", "-1"},
      "price_per_device_hour is -1.0 (--price-per-device-hour); it must be in [0, "
      "1000000]"},
+    {{"--shadow-share", "1.5"},
+     "shadow_share is 1.5 (--shadow-share); it must be in [0, 1]"},
+    {{"--shadow-device-seconds-per-minute", "61"},
+     "shadow_device_seconds_per_minute is 61.0 (--shadow-device-seconds-per-minute); it "
+     "must be in [0, 60]"},
     {{"--compute", "int8"},
      "compute is 'int8'; it must be one of auto, float32, bfloat16"},
     {{"--device", "gpu"},

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -198,6 +199,47 @@ TEST(RunnerTest, RefusesItemsThatBreakTheRules) {
     EXPECT_GT(results[1].attention.work.columns, 0);
   }
 }
+
+class HeadColumnsTest : public ::testing::TestWithParam<AttentionMode> {};
+
+TEST_P(HeadColumnsTest, AddUpToTheColumns) {
+  const ModelFiles files = OpenModelFiles(kSmall).value();
+  LoadedRunner loaded = LoadRunner(files, {.compute = ComputeType::kFloat32,
+                                           .kv_cache_bytes = 64 << 20,
+                                           .threads = 2})
+                            .value();
+  const ModelConfig& config = files.config;
+  const auto heads =
+      static_cast<size_t>(config.num_layers) * static_cast<size_t>(config.num_kv_heads);
+  const std::vector<TokenId> tokens = Tokens(501, 8192);
+  const std::vector<BlockId> blocks = Blocks(0, 12);
+  StepItem item = {.id = RequestId{1},
+                   .tokens = absl::MakeSpan(tokens).first(500),
+                   .blocks = blocks,
+                   .attention = {.mode = GetParam()}};
+  item.attention.faithful.min_focal_tokens = 64;
+  for (const bool decode : {false, true}) {
+    if (decode) {
+      item.begin = 500;
+      item.tokens = absl::MakeSpan(tokens).subspan(500);
+    }
+    const StepResult result = loaded.runner->Step({.items = {item}}).value()[0];
+    ASSERT_TRUE(result.status.ok()) << result.status;
+    ASSERT_EQ(result.head_columns.size(), heads);
+    EXPECT_EQ(std::accumulate(result.head_columns.begin(), result.head_columns.end(),
+                              int64_t{0}),
+              result.attention.work.columns);
+    const auto [least, most] =
+        std::minmax_element(result.head_columns.begin(), result.head_columns.end());
+    EXPECT_GT(*least, 0);
+    // Only refined rows read what each head needs.
+    EXPECT_EQ(*least != *most, GetParam() == AttentionMode::kRefined);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Modes, HeadColumnsTest,
+                         ::testing::Values(AttentionMode::kDense, AttentionMode::kRefined,
+                                           AttentionMode::kFaithful));
 
 TEST(RunnerTest, RefusesCopiesOfBlocksThatAreNotThere) {
   LoadedRunner loaded = LoadOrDie(kTiny, ComputeType::kFloat32);

@@ -10,7 +10,8 @@ enum ExitCode {
   kExitUnexpected = 1,
   kExitOptions = 2,  // also: --check-config found them wrong
   kExitCannotListen = 3,
-  kExitModel = 4,  // a model cannot be loaded
+  kExitModel = 4,       // a model cannot be loaded
+  kExitDeviceLost = 5,  // the GPU failed; its requests were told
 };
 
 // Serves until a signal. Opens the ports first, loads the models, writes the port file;

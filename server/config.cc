@@ -359,7 +359,7 @@ file.
 Signals: SIGTERM and SIGINT drain (new calls are refused, calls in work may finish for
 drain_seconds); a second one cancels at once.
 Exit codes: 0 stopped by a signal; 1 unexpected error; 2 wrong options; 3 cannot listen;
-4 a model cannot be loaded.
+4 a model cannot be loaded; 5 the device was lost (a supervisor may start the server again).
 
 Examples:
   quire-server --model models/quire-135m

@@ -70,7 +70,7 @@ class BatchingEngine final : public Engine {
                                              absl::Time now);
   void Cancel(RequestId id) override;
   void Drain(absl::Time deadline) override;
-  EngineStats stats() const override { return admission_.stats(clock_.Now()); }
+  EngineStats stats() const override;
 
  private:
   using Results = absl::StatusOr<std::vector<StepResult>>;
@@ -79,6 +79,9 @@ class BatchingEngine final : public Engine {
     absl::Status status;
     FinishReason reason{};
   };
+
+  // Whether requests may come. REQUIRES: mutex_ is held.
+  absl::Status CheckOpenLocked() const;
 
   // All below run on the engine thread.
   void Run();
@@ -92,6 +95,7 @@ class BatchingEngine final : public Engine {
                                     BatchRequest& request, const ItemTime& time,
                                     absl::Time now);
   void FindEnded(absl::Time now, std::vector<Ended>& ended);
+  void LoseDevice(absl::Status status);
   void Learn(BatchRequest& request, const absl::Status& status, absl::Time now);
   void Finish(RequestId id, absl::Status status, FinishReason reason, absl::Time now);
   absl::Status EndOf(const BatchRequest& request, absl::Time now) const;
@@ -115,6 +119,7 @@ class BatchingEngine final : public Engine {
   uint64_t last_id_ = 0;
   int64_t unfinished_ = 0;   // accepted, and OnFinished has not returned
   bool background_ = false;  // there is a background request
+  absl::Status device_;      // OK, or how it was lost
   bool stopping_ = false;
   bool draining_ = false;
   absl::Time drain_deadline_ = absl::InfiniteFuture();
@@ -125,12 +130,25 @@ class BatchingEngine final : public Engine {
 
 // ------------------------------------------------------------------------ any thread
 
+EngineStats BatchingEngine::stats() const {
+  EngineStats stats = admission_.stats(clock_.Now());
+  std::lock_guard lock(mutex_);
+  stats.device = device_;
+  return stats;
+}
+
+absl::Status BatchingEngine::CheckOpenLocked() const {
+  if (draining_) return absl::UnavailableError("the engine is draining");
+  if (device_.ok()) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("the device is lost: ", device_.message()));
+}
+
 absl::Status BatchingEngine::CheckAdmission(const RequestShape& shape) const {
   const absl::Time now = clock_.Now();
   QUIRE_RETURN_IF_ERROR(CheckShape(shape, options_, now));
   {
     std::lock_guard lock(mutex_);
-    if (draining_) return absl::UnavailableError("the engine is draining");
+    QUIRE_RETURN_IF_ERROR(CheckOpenLocked());
   }
   return admission_.Check(shape, now).status();
 }
@@ -157,7 +175,7 @@ absl::StatusOr<RequestId> BatchingEngine::Submit(EngineRequest request,
                    .scheduling = std::move(request.scheduling),
                    .scheduled = ScheduledOf(shape, now)});
   std::lock_guard lock(mutex_);
-  if (draining_) return absl::UnavailableError("the engine is draining");
+  QUIRE_RETURN_IF_ERROR(CheckOpenLocked());
   QUIRE_ASSIGN_OR_RETURN(accepted->estimate, admission_.Take(shape, now));
   const RequestId id{++last_id_};
   accepted->id = id;
@@ -179,7 +197,7 @@ absl::StatusOr<RequestId> BatchingEngine::SubmitBackground(
                    .scheduled = ScheduledOf(shape, now),
                    .background = request.background});
   std::lock_guard lock(mutex_);
-  if (draining_) return absl::UnavailableError("the engine is draining");
+  QUIRE_RETURN_IF_ERROR(CheckOpenLocked());
   if (background_) {
     return Refuse(Refusal::kWaitingRoomFull, "a background request is in work already");
   }
@@ -239,6 +257,7 @@ void BatchingEngine::TakeIncoming() {
 
 absl::Status BatchingEngine::EndOf(const BatchRequest& request, absl::Time now) const {
   if (stopping_) return absl::CancelledError("the engine stops");
+  if (!device_.ok()) return device_;
   if (draining_ && request.background) {
     return absl::CancelledError("the engine is draining");
   }
@@ -336,6 +355,7 @@ void BatchingEngine::Conclude(const Batch::Planned& planned, Results results,
                               absl::Time began) {
   const absl::Time now = clock_.Now();
   if (!results.ok()) {
+    if (absl::IsDataLoss(results.status())) return LoseDevice(results.status());
     if (batch_.Failed(planned)) return;
     return Finish(planned.input.items.front().id, std::move(results).status(), {}, now);
   }
@@ -353,6 +373,12 @@ void BatchingEngine::Conclude(const Batch::Planned& planned, Results results,
   }
   reporter_.End();
   for (Ended& end : ended) Finish(end.id, std::move(end.status), end.reason, now);
+}
+
+// Who is in work ends with it before the next step.
+void BatchingEngine::LoseDevice(absl::Status status) {
+  std::lock_guard lock(mutex_);
+  device_ = std::move(status);
 }
 
 std::optional<BatchingEngine::Ended> BatchingEngine::ConcludeItem(StepResult result,

@@ -71,6 +71,8 @@ struct EngineStats {
   double generated_tokens_per_second = 0;
   StepCost step_cost;          // as learned
   double step_cost_error = 0;  // StepCostFit::error
+  // OK, or how the device was lost: all requests failed with this, new ones are refused.
+  absl::Status device;
 };
 
 // What a request not yet made would be, as far as its cost goes.
@@ -174,7 +176,7 @@ class Engine {
   // Never waits for a step. On error the sink is destroyed unused.
   // kInvalidArgument: names the field, the limit and the value; kDeadlineExceeded: the
   // deadline is past; kResourceExhausted: see Refusal, sizes and times are named;
-  // kUnavailable: draining.
+  // kUnavailable: draining, or the device is lost.
   virtual absl::StatusOr<RequestId> Submit(EngineRequest request,
                                            std::unique_ptr<RequestSink> sink) = 0;
 

@@ -92,7 +92,8 @@ class ModelRunner {
   // the order of floating-point sums. Called by one thread at a time. An item that breaks
   // a rule above or the model's limits has a result with that status. An error of the
   // whole step: what its items had in the cache before is still there, so that each may
-  // be tried again alone. kResourceExhausted: out of device memory.
+  // be tried again alone. kResourceExhausted: out of device memory. kDataLoss: the device
+  // is lost with all that was in it, and no later step will succeed.
   virtual absl::StatusOr<std::vector<StepResult>> Step(const StepInput& input) = 0;
 };
 

@@ -197,12 +197,12 @@ TEST_F(EngineTest, DeadlineWhileWaitingIsNoticedBehindARunningRequest) {
 }
 
 TEST_F(EngineTest, RunnerErrorFailsThatRequestOnly) {
-  model_.FailStep(1, absl::DataLossError("cable"));
+  model_.FailStep(1, absl::InternalError("cable"));
   Start();
   const Submitted first = Submit(Generate({1, 2, 3, 4, 5}, 2));
   const Submitted second = Submit(Generate({1}, 2));
   const Finished finished = first.record->Wait();
-  EXPECT_EQ(finished.status, absl::DataLossError("cable"));
+  EXPECT_EQ(finished.status, absl::InternalError("cable"));
   EXPECT_EQ(finished.usage, (Usage{.prompt_tokens = 4}));
   EXPECT_EQ(second.record->Wait().status, absl::OkStatus());
   EXPECT_EQ(engine_->stats().free_blocks, 16);

@@ -102,6 +102,31 @@ TEST_F(FaultTest, WhatOnlyFailsTogetherIsDoneAlone) {
   ExpectAllBlocksBack();
 }
 
+TEST_F(FaultTest, ALostDeviceFailsEveryRequestAndRefusesNewOnes) {
+  model_.set_fail_step([](const StepInput& input) {
+    return Has(input, 3) ? absl::DataLossError("the GPU fell off") : absl::OkStatus();
+  });
+  Start(&observer_);
+  const auto requests =
+      SubmitTogether({Generate({1}, 9), Generate({2}, 9), Generate({3}, 9)});
+  for (const Submitted& request : requests) {
+    EXPECT_EQ(request.record->Wait().status, absl::DataLossError("the GPU fell off"));
+  }
+  // Nobody was tried again.
+  EXPECT_THAT(StepTexts(), ElementsAre("1:0+1s", "2:0+1s 3:0+1s 4:0+1s"));
+  EXPECT_EQ(engine_->stats().device, absl::DataLossError("the GPU fell off"));
+}
+
+TEST_F(FaultTest, AfterTheDeviceIsLostNobodyComesIn) {
+  model_.FailStep(0, absl::DataLossError("the GPU fell off"));
+  Start();
+  EXPECT_TRUE(absl::IsDataLoss(Submit(Generate({1}, 2)).record->Wait().status));
+  const absl::Status lost =
+      absl::UnavailableError("the device is lost: the GPU fell off");
+  EXPECT_EQ(Refusal(Generate({1}, 2)), lost);
+  EXPECT_EQ(engine_->CheckAdmission({}), lost);
+}
+
 TEST_F(FaultTest, ARunnerThatThrowsIsTriedAgainItemByItem) {
   model_.ThrowAtStep(1, "bad kernel");
   model_.ThrowAtStep(3, "bad kernel again");
@@ -174,8 +199,8 @@ TEST_F(FaultTest, ACopyWhoseRequestFailedHoldsNothing) {
   options_.prefix_caching = PrefixCaching::kPerTenant;
   Start();
   Run(Generate(Tokens(20, 0), 1));
-  model_.FailStep(2, absl::DataLossError("bits"));
-  EXPECT_EQ(Run(Generate(Tokens(18, 0), 3)).status, absl::DataLossError("bits"));
+  model_.FailStep(2, absl::InternalError("bits"));
+  EXPECT_EQ(Run(Generate(Tokens(18, 0), 3)).status, absl::InternalError("bits"));
   EXPECT_EQ(model_.steps()[2].copies.size(), 1u);
   EXPECT_EQ(engine_->stats().free_blocks, 10);
   const Submitted large = Submit(Generate(Tokens(40, 50), 1));

@@ -16,6 +16,7 @@ absl::Status RunCommand(const Session& session, const ModelsFlags& flags);
 absl::Status RunCommand(const Session& session, const LoadFlags& flags);
 absl::Status RunCommand(const Session& session, const CostFlags& flags);
 absl::Status RunCommand(const Session& session, const TopFlags& flags);
+absl::Status RunCommand(const Session& session, const CalibrateFlags& flags);
 
 // A stream that ended well must have had its final event.
 inline absl::Status MissingFinal() {

@@ -57,6 +57,22 @@ absl::StatusOr<std::string> ReadBytes(const std::string& path, Input& in) {
 
 }  // namespace
 
+absl::StatusOr<std::string> ReadFileBytes(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return absl::InvalidArgumentError(std::strerror(errno));
+  const absl::Cleanup close_file = [fd] { close(fd); };
+  FdInput file(fd, /*interrupt_fd=*/-1);
+  std::string bytes;
+  while (true) {
+    const size_t size = bytes.size();
+    bytes.resize(size + kReadBytes);
+    const absl::StatusOr<size_t> count = file.Read(bytes.data() + size, kReadBytes);
+    if (!count.ok()) return absl::InvalidArgumentError(count.status().message());
+    bytes.resize(size + *count);
+    if (*count == 0) return bytes;
+  }
+}
+
 absl::StatusOr<std::string> ReadDocument(const std::string& path, Input& in) {
   absl::StatusOr<std::string> text = ReadBytes(path, in);
   if (!text.ok()) return text;

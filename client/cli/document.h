@@ -15,4 +15,8 @@ inline constexpr size_t kMaxDocumentBytes = size_t{1} << 30;
 // it, and the offset of the first bad byte. kCancelled: interrupted while reading.
 absl::StatusOr<std::string> ReadDocument(const std::string& path, Input& in);
 
+// All bytes of a file, whatever they are. kInvalidArgument: the system's reason, without
+// the name.
+absl::StatusOr<std::string> ReadFileBytes(const std::string& path);
+
 }  // namespace quire::cli

@@ -216,6 +216,41 @@ void AddTop(CLI::App& app, TopFlags& flags) {
   SetFooter(*command, kTopExamples);
 }
 
+void AddCalibrate(CLI::App& app, CalibrateFlags& flags) {
+  CLI::App* command = app.add_subcommand(
+      "calibrate", "Find the eps that suits your own documents, by measuring");
+  command->add_option("FOLDER", flags.folder, "Of .txt and .md files, folders in it too")
+      ->type_name("")
+      ->required();
+  const auto option = [&](const char* name, auto& value, const char* help) {
+    return command->add_option(name, value, help);
+  };
+  option("--agreement", flags.agreement,
+         "Wanted: share of tokens whose most probable one is dense attention's, (0, 1]; "
+         "default 0.98");
+  option("--max-drift", flags.max_drift,
+         "Wanted, too: mean difference of a token's logprob, at most, nats");
+  option("--confidence", flags.confidence, "That documents like these have it, [0.5, 1)")
+      ->capture_default_str();
+  option("--eps", flags.eps, "What is tried, with commas between")->capture_default_str();
+  option("--refine", flags.refine, "Tries between these, 0 to 8")->capture_default_str();
+  option("--attention", flags.mode, "auto or refined, as the server shall read")
+      ->check(CLI::IsMember({"auto", "refined"}))
+      ->capture_default_str();
+  option("--min-sparse-tokens", flags.min_sparse_tokens,
+         "Tokens that see fewer read them all; default: auto 4096, refined 193");
+  option("--max-documents", flags.max_documents, "Of more, so many are drawn")
+      ->capture_default_str();
+  option("--seed", flags.seed, "Of that draw and of the confidence")
+      ->capture_default_str();
+  option("--out", flags.out,
+         "Folder for the results, which an interrupted run goes on in")
+      ->capture_default_str();
+  command->add_flag("--fresh", flags.fresh, "Measure again what is there");
+  AddPriority(*command, flags.priority);
+  SetFooter(*command, kCalibrateExamples);
+}
+
 // Everything that a command line may say, and where it is kept while it is read.
 struct Parser {
   CLI::App app{kSummary, "quire"};
@@ -228,6 +263,7 @@ struct Parser {
   LoadFlags load;
   CostFlags cost;
   TopFlags top;
+  CalibrateFlags calibrate;
 
   Parser() {
     AddGlobal(app, global);
@@ -240,6 +276,7 @@ struct Parser {
     AddLoad(app, load);
     AddCost(app, cost);
     AddTop(app, top);
+    AddCalibrate(app, calibrate);
     // Global flags may come after the command too.
     for (CLI::App* command : app.get_subcommands({})) command->fallthrough();
     app.set_version_flag("--version", kVersion, "Print the version");
@@ -260,6 +297,7 @@ struct Parser {
     if (name == "load") return {std::move(global), std::move(load)};
     if (name == "cost") return {std::move(global), std::move(cost)};
     if (name == "top") return {std::move(global), std::move(top)};
+    if (name == "calibrate") return {std::move(global), std::move(calibrate)};
     return {std::move(global), std::move(models)};
   }
 };

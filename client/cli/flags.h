@@ -112,10 +112,26 @@ struct TopFlags {
   bool once = false;
 };
 
+struct CalibrateFlags {
+  std::string folder;
+  std::string out = "quire-calibration";
+  std::string eps = "0.02,0.04,0.08,0.16";  // as written
+  std::string mode = "auto";                // or "refined"
+  std::optional<int32_t> min_sparse_tokens;
+  std::optional<double> agreement;
+  std::optional<double> max_drift;
+  double confidence = 0.95;
+  int refine = 2;
+  int64_t max_documents = 100;
+  uint64_t seed = 1;
+  bool fresh = false;
+  int32_t priority = 0;
+};
+
 struct Arguments {
   GlobalFlags global;
   std::variant<SummarizeFlags, GenerateFlags, ScoreFlags, TokensFlags, ModelsFlags,
-               LoadFlags, CostFlags, TopFlags>
+               LoadFlags, CostFlags, TopFlags, CalibrateFlags>
       command;
 };
 

@@ -77,4 +77,9 @@ Examples:
   quire top --interval 5s --model quire-135m
   quire top --once)";
 
+const char kCalibrateExamples[] = R"(Examples:
+  quire calibrate contracts/
+  quire calibrate contracts/ --agreement 0.99 --out contracts-calibration
+  quire-server --model ... --config contracts-calibration/config.json)";
+
 }  // namespace quire::cli

@@ -16,5 +16,6 @@ extern const char kModelsExamples[];
 extern const char kLoadExamples[];
 extern const char kCostExamples[];
 extern const char kTopExamples[];
+extern const char kCalibrateExamples[];
 
 }  // namespace quire::cli

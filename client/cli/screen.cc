@@ -32,6 +32,13 @@ void Screen::Progress(const v1::Progress& progress) {
   drawn_ = true;
 }
 
+void Screen::ProgressWithEta(v1::Progress progress) {
+  const auto rate = meter_.tokens_per_second();
+  const int64_t left = progress.total_tokens() - progress.done_tokens();
+  if (rate && *rate > 0) progress.set_eta_seconds(static_cast<double>(left) / *rate);
+  Progress(progress);
+}
+
 absl::Status Screen::Print(std::string_view text) {
   if (text.empty()) return absl::OkStatus();
   Erase();

@@ -20,6 +20,9 @@ class Screen {
   ~Screen();
 
   void Progress(const v1::Progress& progress);
+  // The same with the time left by the rate so far, for work that only the client sees
+  // whole.
+  void ProgressWithEta(v1::Progress progress);
   // Results; control characters are made visible if stdout is a terminal. The errors are
   // Output::Write's.
   absl::Status Print(std::string_view text);

@@ -91,7 +91,7 @@ print(request.urlopen(sys.argv[1], timeout=10).read().decode())' "http://$http_a
 say_how_to_go_on() {
   local quire="${bin_dir#"$PWD"/}/quire" file="${document#"$PWD"/}"
   if [[ -z "$keep" ]]; then
-    say "to ask it questions, run again with --keep; $quire --help has more"
+    say "to ask it questions and to watch its savings in a browser, run again with --keep"
     return
   fi
   cat >&2 <<END
@@ -99,9 +99,9 @@ The server goes on (process $server_pid). Next, for example:
   $quire --server $grpc_address ask $file "Who is Miss Nelly?"
   $quire --server $grpc_address score $file
   $quire --server $grpc_address models
-  http://$http_address/metrics    is its metrics page
-  $run_dir/server.log    is its log
-  kill $server_pid    stops it
+  $quire --server $grpc_address top
+$run_dir/server.log is its log; this stops it: kill $server_pid
+Watch what it saves, live in a browser: http://$http_address/
 END
 }
 

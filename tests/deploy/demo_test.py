@@ -91,7 +91,9 @@ class DemoTest(unittest.TestCase):
         code, output = self.demo("--keep")
         self.assertEqual(code, 0, output)
         self.assertTrue(self.server_runs())
-        self.assertIn(f"kill {self.server_pid()} ", output)
+        self.assertIn(f"this stops it: kill {self.server_pid()}\n", output)
+        # The last line leads to the page.
+        self.assertRegex(output.splitlines()[-1], r" http://127\.0\.0\.1:\d+/$")
         os.kill(self.server_pid(), signal.SIGKILL)
 
     def test_failed_client_stops_the_server_and_shows_its_log(self):

@@ -121,6 +121,7 @@ absl::StatusOr<std::unique_ptr<const ModelRegistry>> LoadModels(
           model.status().code(),
           absl::StrCat("model '", folder, "': ", model.status().message()));
     }
+    observers[models.size()].SetModel((*model)->text.config);
     log.Info("loaded", {{"model", (*model)->text.name},
                         {"device", (*model)->device},
                         {"device_note", (*model)->device_note},
@@ -234,6 +235,7 @@ class App {
         engines_(state_),
         services_(ToCallOptions(options), state_, metrics_, log_, SystemClock()) {
     RaiseFileLimit();
+    metrics_.SetDeviceHourPrice(options.price_per_device_hour);
     RouteLibraryLogs(log_);
   }
   ~App() { library_log = nullptr; }

@@ -9,24 +9,22 @@ namespace {
 
 constexpr double kFlopsPerMac = 2;
 
-// Of one token, without the head.
-double LinearMacs(const ModelConfig& c) {
-  const double hidden = c.hidden_size;
-  const double q = double{1} * c.num_heads * c.head_dim;
-  const double kv = double{1} * c.num_kv_heads * c.head_dim;
-  const double layer =
-      hidden * (q + 2 * kv) + q * hidden + 3 * hidden * c.intermediate_size;
-  return layer * c.num_layers;
-}
-
-double HeadMacs(const ModelConfig& c) { return double{1} * c.hidden_size * c.vocab_size; }
-
 }  // namespace
+
+RowMacs MacsOfRow(const ModelConfig& c) {
+  const int64_t hidden = c.hidden_size;
+  const int64_t q = int64_t{c.num_heads} * c.head_dim;
+  const int64_t kv = int64_t{c.num_kv_heads} * c.head_dim;
+  return {.mlp = 3 * hidden * c.intermediate_size * c.num_layers,
+          .other = (hidden * (q + 2 * kv) + q * hidden) * c.num_layers,
+          .lm_head = hidden * c.vocab_size};
+}
 
 ModelFlops CountFlops(const ModelConfig& config, const AttentionOptions& attention,
                       absl::Span<const PassShape> passes) {
   const double channels = double{1} * config.num_layers * config.num_heads *
                           config.head_dim;  // of all queries of a token
+  const RowMacs row = MacsOfRow(config);
   ModelFlops flops;
   for (const PassShape& pass : passes) {
     const int64_t rows = pass.prompt_tokens + std::max<int64_t>(0, pass.new_tokens - 1);
@@ -36,8 +34,8 @@ ModelFlops CountFlops(const ModelConfig& config, const AttentionOptions& attenti
     flops.attention += count * kFlopsPerMac * 2 * channels * columns.read;
     flops.selection += count * kFlopsPerMac * channels * columns.scanned;
     flops.total += count * kFlopsPerMac *
-                   (LinearMacs(config) * static_cast<double>(rows) +
-                    HeadMacs(config) * static_cast<double>(heads));
+                   (static_cast<double>(row.mlp + row.other) * static_cast<double>(rows) +
+                    static_cast<double>(row.lm_head) * static_cast<double>(heads));
   }
   flops.total += flops.attention + flops.selection;
   return flops;

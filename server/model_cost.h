@@ -8,6 +8,14 @@
 
 namespace quire::server {
 
+// Multiply-adds of the linear layers, all layers of the model together; of one token.
+struct RowMacs {
+  int64_t mlp = 0;
+  int64_t other = 0;    // queries, keys, values and attention's output
+  int64_t lm_head = 0;  // only where the next token is chosen or scored
+};
+RowMacs MacsOfRow(const ModelConfig& config);
+
 // Passes over a model that are alike.
 struct PassShape {
   int64_t prompt_tokens = 1;

@@ -14,6 +14,8 @@
 #include "absl/strings/str_split.h"
 #include "prometheus/client_metric.h"
 #include "prometheus/metric_family.h"
+#include "server/observability/catalogue.h"
+#include "server/observability/label_value.h"
 
 namespace quire::server {
 namespace {
@@ -21,6 +23,11 @@ namespace {
 using prometheus::ClientMetric;
 using prometheus::MetricFamily;
 using prometheus::MetricType;
+
+MetricFamily FamilyOf(Metric metric) {
+  const MetricDeclaration& declared = Declaration(metric);
+  return {declared.name, declared.help, declared.type, {}};
+}
 
 void AddValue(MetricFamily& family, double value,
               std::vector<ClientMetric::Label> labels = {}) {
@@ -40,33 +47,28 @@ double Share(int32_t blocks, const EngineStats& stats) {
 
 // A gauge of every model, read off its engine.
 struct EngineGauge {
-  const char* name;
-  const char* help;
+  Metric metric;
   double (*value)(const EngineStats&);
 };
 
 constexpr EngineGauge kEngineGauges[] = {
-    {"quire_requests_running", "Requests in work.",
+    {Metric::kRequestsRunning,
      [](const EngineStats& stats) -> double { return stats.running; }},
-    {"quire_requests_waiting", "Requests that wait.",
+    {Metric::kRequestsWaiting,
      [](const EngineStats& stats) -> double { return stats.waiting; }},
-    {"quire_waiting_tokens", "Prompt tokens of the waiting requests.",
+    {Metric::kWaitingTokens,
      [](const EngineStats& stats) { return static_cast<double>(stats.waiting_tokens); }},
-    {"quire_kv_cache_usage_ratio",
-     "Share of the key/value cache in use by requests in work.",
+    {Metric::kKvCacheUsage,
      [](const EngineStats& stats) {
        return Share(stats.num_blocks - stats.free_blocks, stats);
      }},
-    {"quire_kv_cache_cached_ratio",
-     "Share of the key/value cache that is free but holds what later requests may begin "
-     "with.",
+    {Metric::kKvCacheCached,
      [](const EngineStats& stats) { return Share(stats.cached_blocks, stats); }},
-    {"quire_prefill_backlog_seconds", "Until all accepted prompts are read, estimated.",
+    {Metric::kPrefillBacklog,
      [](const EngineStats& stats) {
        return absl::ToDoubleSeconds(stats.prefill_backlog);
      }},
-    {"quire_tenants", "Tenants that have requests.",
-     [](const EngineStats& stats) -> double { return stats.tenants; }},
+    {Metric::kTenants, [](const EngineStats& stats) -> double { return stats.tenants; }},
 };
 
 // Fields of /proc/self/stat after the command's name, which may hold spaces.
@@ -113,12 +115,13 @@ std::vector<MetricFamily> EngineCollector::Collect() const {
   if (registry == nullptr) return {};
   std::vector<MetricFamily> families;
   for (const EngineGauge& gauge : kEngineGauges) {
-    families.push_back({gauge.name, gauge.help, MetricType::Gauge, {}});
+    families.push_back(FamilyOf(gauge.metric));
   }
   for (const auto& model : registry->models()) {
     const EngineStats stats = model->text.engine->stats();
     for (size_t i = 0; i < families.size(); ++i) {
-      AddValue(families[i], kEngineGauges[i].value(stats), {{"model", model->text.name}});
+      AddValue(families[i], kEngineGauges[i].value(stats),
+               {{"model", LabelValue(model->text.name)}});
     }
   }
   return families;
@@ -126,26 +129,21 @@ std::vector<MetricFamily> EngineCollector::Collect() const {
 
 std::vector<MetricFamily> ProcessCollector::Collect() const {
   std::vector<MetricFamily> families;
-  const auto add = [&](const char* name, const char* help, MetricType type,
-                       double value) {
-    AddValue(families.emplace_back(MetricFamily{name, help, type, {}}), value);
+  const auto add = [&](Metric metric, double value) {
+    AddValue(families.emplace_back(FamilyOf(metric)), value);
   };
   // Indices count from the process state, field 3 of proc(5).
   if (const std::vector<double> stat = ReadStat(); stat.size() > 21) {
     const double ticks = static_cast<double>(sysconf(_SC_CLK_TCK));
     const double page = static_cast<double>(sysconf(_SC_PAGESIZE));
-    add("process_cpu_seconds_total", "User and system CPU time.", MetricType::Counter,
-        (stat[11] + stat[12]) / ticks);
-    add("process_start_time_seconds", "Start, Unix time.", MetricType::Gauge,
-        BootTime() + stat[19] / ticks);
-    add("process_virtual_memory_bytes", "Virtual memory.", MetricType::Gauge, stat[20]);
-    add("process_resident_memory_bytes", "Resident memory.", MetricType::Gauge,
-        stat[21] * page);
+    add(Metric::kProcessCpuSeconds, (stat[11] + stat[12]) / ticks);
+    add(Metric::kProcessStartTime, BootTime() + stat[19] / ticks);
+    add(Metric::kProcessVirtualMemory, stat[20]);
+    add(Metric::kProcessResidentMemory, stat[21] * page);
   }
-  add("process_open_fds", "Open files.", MetricType::Gauge, OpenFiles());
+  add(Metric::kProcessOpenFds, OpenFiles());
   if (rlimit limit{}; getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-    add("process_max_fds", "Most open files.", MetricType::Gauge,
-        static_cast<double>(limit.rlim_cur));
+    add(Metric::kProcessMaxFds, static_cast<double>(limit.rlim_cur));
   }
   return families;
 }

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "prometheus/text_serializer.h"
 #include "server/observability/http_endpoint.h"
@@ -128,8 +129,11 @@ TEST_F(ServiceRoutesTest, CountsTheEnginesSteps) {
 // What an engine reports, without an engine.
 class StepMetricsTest : public testing::Test {
  protected:
+  std::string Page() const {
+    return prometheus::TextSerializer().Serialize(registry_.Collect());
+  }
   double Value(const std::string& series) const {
-    const std::string page = prometheus::TextSerializer().Serialize(registry_.Collect());
+    const std::string page = Page();
     const size_t at = page.find("\n" + series + " ");
     return at == std::string::npos ? -1 : std::stod(page.substr(at + series.size() + 2));
   }
@@ -179,6 +183,180 @@ TEST_F(StepMetricsTest, AStepWithPromptsAndAnswersOfSeveralModes) {
                   "phase=\"prefill\"}"),
             2);
   EXPECT_EQ(Value("quire_selection_seconds_total"), 0.75);
+}
+
+TEST_F(StepMetricsTest, AStepsModelWorkFollowsItsRows) {
+  // Of a row: 3 * 8 * 16 MLP, 8 * (8 + 2 * 4) + 8 * 8 other, 8 * 100 head.
+  observer_.SetModel({.num_layers = 2,
+                      .hidden_size = 8,
+                      .intermediate_size = 16,
+                      .num_heads = 2,
+                      .num_kv_heads = 1,
+                      .head_dim = 4,
+                      .vocab_size = 100});
+  StepReport step{.rows = 10, .head_rows = 3};
+  step.prefill_time[static_cast<int>(AttentionMode::kRefined)] = absl::Milliseconds(250);
+  step.decode_time[static_cast<int>(AttentionMode::kDense)] = absl::Milliseconds(125);
+  AttentionWork& work = step.prefill[static_cast<int>(AttentionMode::kRefined)].work;
+  work.attention_macs = 100;
+  work.selection_macs = 20;
+  work.statistics_macs = 3;
+  work.audit_macs = 4;
+  work.expanded_columns = 7;
+  observer_.OnStep(step);
+  EXPECT_EQ(Value("quire_model_flops_total{part=\"attention\"}"), 200);
+  EXPECT_EQ(Value("quire_model_flops_total{part=\"selection\"}"), 54);
+  EXPECT_EQ(Value("quire_model_flops_total{part=\"mlp\"}"), 2 * 2 * 384 * 10);
+  EXPECT_EQ(Value("quire_model_flops_total{part=\"other\"}"), 2 * 2 * 192 * 10);
+  EXPECT_EQ(Value("quire_model_flops_total{part=\"lm_head\"}"), 2 * 800 * 3);
+  EXPECT_EQ(Value("quire_groups_expanded_total"), 7);
+  EXPECT_EQ(Value("quire_gpu_seconds_total{mode=\"refined\",phase=\"prefill\"}"), 0.25);
+  EXPECT_EQ(Value("quire_gpu_seconds_total{mode=\"dense\",phase=\"decode\"}"), 0.125);
+  EXPECT_EQ(Value("quire_gpu_seconds_total{mode=\"auto\",phase=\"decode\"}"), 0);
+  EXPECT_EQ(Value("quire_shadow_device_seconds_total"), 0);
+}
+
+TEST_F(StepMetricsTest, BackgroundWorkIsNoUsers) {
+  const std::string before = Page();
+  StepReport step{.elapsed = absl::Seconds(1),
+                  .sequences = 1,
+                  .prompt_tokens = 50,
+                  .generated_tokens = 1,
+                  .background = true,
+                  .rows = 51,
+                  .head_rows = 1};
+  const absl::Duration gaps[] = {absl::Milliseconds(3)};
+  step.inter_token = gaps;
+  step.prefill[1].work.attention_macs = 1000;
+  step.prefill_time[1] = absl::Milliseconds(500);
+  step.decode_time[1] = absl::Milliseconds(250);
+  observer_.OnStep(step);
+  AttentionReceipt receipt{.mode = AttentionMode::kDense};
+  receipt.prefill.work.dense_columns = receipt.prefill.work.columns = 99;
+  observer_.OnFinished({.usage = {.prompt_tokens = 50, .generated_tokens = 1},
+                        .attention = receipt,
+                        .wasted_tokens = 51,
+                        .background = true,
+                        .tenant = "acme"});
+  EXPECT_EQ(Value("quire_shadow_device_seconds_total"), 0.75);
+  // Nothing else has changed.
+  const std::string line = "\nquire_shadow_device_seconds_total ";
+  std::string after = Page();
+  after.replace(after.find(line),
+                after.find('\n', after.find(line) + 1) - after.find(line), line + "0");
+  EXPECT_EQ(after, before);
+}
+
+TEST_F(StepMetricsTest, ColumnsAreCountedByTheRequestsLength) {
+  const auto finish = [&](int64_t prompt, int64_t generated) {
+    AttentionReceipt receipt;
+    receipt.prefill.work.columns = prompt;
+    receipt.decode.work.columns = generated;
+    receipt.prefill.work.dense_columns = 10 * prompt;
+    observer_.OnFinished(
+        {.usage = {.prompt_tokens = prompt, .generated_tokens = generated},
+         .attention = receipt});
+  };
+  finish(1023, 1);
+  finish(1024, 1);
+  finish(65536, 0);
+  finish(65537, 0);
+  const auto columns = [&](const char* context) {
+    return Value(
+        absl::StrCat("quire_attention_columns_total{context=\"", context, "\"}"));
+  };
+  EXPECT_EQ(columns("le_1024"), 1024);
+  EXPECT_EQ(columns("le_4096"), 1025);
+  EXPECT_EQ(columns("le_16384"), 0);
+  EXPECT_EQ(columns("le_65536"), 65536);
+  EXPECT_EQ(columns("more"), 65537);
+  EXPECT_EQ(Value("quire_attention_columns_dense_equivalent_total{context=\"le_4096\"}"),
+            10240);
+}
+
+TEST_F(StepMetricsTest, TenantsAreBoundedAndHostileNamesHarmless) {
+  const AttentionReceipt receipt;
+  const auto finish = [&](absl::string_view tenant) {
+    observer_.OnFinished(
+        {.usage = {.prompt_tokens = 10, .cached_tokens = 4, .generated_tokens = 2},
+         .attention = receipt,
+         .tenant = tenant});
+  };
+  finish("");
+  finish("a\"b\nc\\d");
+  finish("other");
+  for (int i = 3; i < 1000; ++i) finish(absl::StrCat("tenant-", i));
+  finish("tenant-19");
+  finish("a\"b\nc\\d");
+  const auto tokens = [&](const char* tenant, const char* kind) {
+    return Value(absl::StrCat("quire_tenant_tokens_total{kind=\"", kind, "\",tenant=\"",
+                              tenant, "\"}"));
+  };
+  EXPECT_EQ(tokens("", "prompt"), 6);
+  EXPECT_EQ(tokens("a%22b%0Ac%5Cd", "prompt"), 12);
+  EXPECT_EQ(tokens("%6Fther", "cached"), 4);
+  EXPECT_EQ(tokens("tenant-19", "generated"), 4);
+  EXPECT_EQ(tokens("tenant-20", "prompt"), -1);
+  EXPECT_EQ(tokens("other", "prompt"), 6 * 980);
+  EXPECT_EQ(tokens("other", "cached"), 4 * 980);
+}
+
+TEST_F(StepMetricsTest, SavingsAndLossesByWhatTheyAreKnownFrom) {
+  metrics_.SetDeviceHourPrice(2.5);
+  metrics_.OnSavings({.basis = SavingsBasis::kMeasured,
+                      .own = absl::Seconds(1),
+                      .dense = absl::Seconds(4),
+                      .saved_usd = 0.5});
+  metrics_.OnSavings({.basis = SavingsBasis::kMeasured,
+                      .own = absl::Seconds(3),
+                      .dense = absl::Seconds(2),
+                      .saved_usd = -0.25});
+  metrics_.OnSavings({.basis = SavingsBasis::kModelled,
+                      .own = absl::Seconds(5),
+                      .dense = absl::Seconds(7),
+                      .saved_usd = 0.125});
+  metrics_.OnSavings({.basis = SavingsBasis::kModelled,
+                      .own = absl::Seconds(1),
+                      .dense = absl::Seconds(1)});
+  EXPECT_EQ(Value("quire_request_device_seconds_total{basis=\"measured\"}"), 4);
+  EXPECT_EQ(Value("quire_request_dense_device_seconds_total{basis=\"measured\"}"), 6);
+  EXPECT_EQ(Value("quire_request_device_seconds_total{basis=\"modelled\"}"), 6);
+  EXPECT_EQ(Value("quire_request_dense_device_seconds_total{basis=\"modelled\"}"), 8);
+  EXPECT_EQ(Value("quire_measured_savings_usd_total"), 0.5);
+  EXPECT_EQ(Value("quire_measured_losses_usd_total"), 0.25);
+  EXPECT_EQ(Value("quire_estimated_savings_usd_total"), 0.125);
+  EXPECT_EQ(Value("quire_estimated_losses_usd_total"), 0);
+  EXPECT_EQ(Value("quire_device_hour_price_usd"), 2.5);
+}
+
+TEST_F(StepMetricsTest, ShadowsAndWhyThereAreNone) {
+  metrics_.OnShadow({.own = absl::Seconds(1),
+                     .dense = absl::Milliseconds(1750),
+                     .compared_tokens = 40,
+                     .logprob_abs_delta = 0.004,
+                     .top1_mismatches = 2});
+  metrics_.OnShadow({.own = absl::Seconds(2), .dense = absl::Seconds(1)});  // no tokens
+  metrics_.OnShadowSkipped(ShadowSkip::kBudget);
+  metrics_.OnShadowSkipped(ShadowSkip::kTooLarge);
+  metrics_.OnShadowSkipped(ShadowSkip::kTooLarge);
+  EXPECT_EQ(Value("quire_shadow_samples_total"), 2);
+  EXPECT_EQ(Value("quire_shadow_speedup_ratio_bucket{le=\"0.5\"}"), 1);
+  EXPECT_EQ(Value("quire_shadow_speedup_ratio_bucket{le=\"1.5\"}"), 1);
+  EXPECT_EQ(Value("quire_shadow_speedup_ratio_bucket{le=\"2\"}"), 2);
+  EXPECT_EQ(Value("quire_shadow_speedup_ratio_sum"), 2.25);
+  EXPECT_EQ(Value("quire_shadow_logprob_abs_delta_count"), 1);
+  EXPECT_EQ(Value("quire_shadow_logprob_abs_delta_sum"), 0.004);
+  EXPECT_EQ(Value("quire_shadow_compared_tokens_total"), 40);
+  EXPECT_EQ(Value("quire_shadow_top1_mismatch_total"), 2);
+  EXPECT_EQ(Value("quire_shadow_skipped_total{reason=\"budget\"}"), 1);
+  EXPECT_EQ(Value("quire_shadow_skipped_total{reason=\"too_large\"}"), 2);
+  EXPECT_EQ(Value("quire_shadow_skipped_total{reason=\"busy\"}"), 0);
+}
+
+TEST_F(StepMetricsTest, CodesThatTheServerDoesNotReturnAreOne) {
+  metrics_.OnCall(Method::kScore, absl::StatusCode::kDataLoss, absl::Seconds(2));
+  metrics_.OnCall(Method::kScore, static_cast<absl::StatusCode>(77), absl::Seconds(2));
+  EXPECT_EQ(Value("quire_request_seconds_count{code=\"OTHER\",method=\"Score\"}"), 2);
 }
 
 TEST_F(StepMetricsTest, ARequestThatIsOver) {

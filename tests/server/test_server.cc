@@ -154,6 +154,7 @@ TestServer::~TestServer() { fake_.Release(); }
 void TestServer::Serve() {
   std::vector<std::unique_ptr<ServedModel>> models;
   models.push_back(MakeModel(options_, fake_, step_metrics_, cancels_));
+  step_metrics_.SetModel(models.back()->text.config);
   auto registry = ModelRegistry::Make(std::move(models));
   QUIRE_CHECK(registry.ok());
   state_.Serve(*std::move(registry));

@@ -26,4 +26,9 @@ DeviceTime& DeviceTime::operator+=(const DeviceTime& other) {
   return *this;
 }
 
+void AddHeadColumns(const std::vector<int64_t>& pass, std::vector<int64_t>& sum) {
+  if (sum.size() < pass.size()) sum.resize(pass.size());
+  for (size_t i = 0; i < pass.size(); ++i) sum[i] += pass[i];
+}
+
 }  // namespace quire

@@ -128,6 +128,9 @@ struct Finished {
   std::vector<int64_t> head_columns;
 };
 
+// Adds the columns of another pass; passes of other shapes cannot be of one model.
+void AddHeadColumns(const std::vector<int64_t>& pass, std::vector<int64_t>& sum);
+
 // Receives one request's output. Called from one thread of the engine's own, in order;
 // OnFinished exactly once and last. Implementations must not block and must not call the
 // engine.

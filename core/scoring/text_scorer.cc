@@ -152,6 +152,8 @@ class Scorer {
         result_.usage += finished->usage;
         result_.timings += finished->timings;
         result_.attention += finished->attention;
+        result_.device += finished->device;
+        AddHeadColumns(finished->head_columns, result_.head_columns);
         QUIRE_RETURN_IF_ERROR(finished->status);
         QUIRE_CHECK(next == window.end);
         return absl::OkStatus();

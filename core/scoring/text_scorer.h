@@ -78,6 +78,8 @@ struct TextScoreResult {
   Usage usage;
   Timings timings;
   AttentionReceipt attention;
+  DeviceTime device;
+  std::vector<int64_t> head_columns;  // see Finished
 };
 
 // How many windows ScoreText reads `tokens` tokens in. REQUIRES: tokens >= 1,

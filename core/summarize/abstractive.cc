@@ -272,6 +272,8 @@ class AbstractiveRun {
     result_.usage += finished.usage;
     result_.timings += finished.timings;
     result_.attention += finished.attention;
+    result_.device += finished.device;
+    AddHeadColumns(finished.head_columns, result_.head_columns);
     QUIRE_RETURN_IF_ERROR(finished.status);
     result_.finish_reason = finished.reason;
     return writer.Finish();

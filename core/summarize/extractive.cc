@@ -130,7 +130,9 @@ absl::StatusOr<SummaryResult> SummarizeExtractive(const SummaryJob& job) {
                        .finish_reason = FinishReason::kScored,
                        .usage = scored.usage,
                        .timings = scored.timings,
-                       .attention = scored.attention};
+                       .attention = scored.attention,
+                       .device = scored.device,
+                       .head_columns = scored.head_columns};
 }
 
 }  // namespace quire

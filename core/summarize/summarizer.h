@@ -62,6 +62,8 @@ struct SummaryResult {
   Usage usage;                                            // of all passes
   Timings timings;
   AttentionReceipt attention;  // of all passes
+  DeviceTime device;
+  std::vector<int64_t> head_columns;  // see Finished
 };
 
 // Told of a summary as it is made, on the calling thread. An error stops it and is

@@ -6,6 +6,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -17,6 +18,7 @@
 #include "server/model_registry.h"
 #include "server/observability/log.h"
 #include "server/observability/metrics.h"
+#include "server/page/progress_trace.h"
 
 namespace quire::server {
 
@@ -79,7 +81,13 @@ struct CallContext {
   Usage usage;
   Timings timings;
   std::optional<absl::Duration> time_to_first_token;
+  AttentionReceipt attention;
+  DeviceTime device;
+  std::vector<int64_t> head_columns;  // see Finished
+  ProgressTrace trace;
 
+  void OnProgress(TracePhase phase, int32_t pass, int64_t done_tokens,
+                  int64_t total_tokens);
   // The first time only, reports the time to first token.
   void OnFirstToken();
   // From one piece of text to the next, as many calls being answered as now.
@@ -93,6 +101,11 @@ inline void CallContext::OnFirstToken() {
   answered->Begin();  // until CallServices::Report
   metrics->OnFirstToken(method, *time_to_first_token);
   if (activity != nullptr) activity->OnFirstToken(*time_to_first_token);
+}
+
+inline void CallContext::OnProgress(TracePhase phase, int32_t pass, int64_t done_tokens,
+                                    int64_t total_tokens) {
+  trace.Add({absl::ToDoubleSeconds(Elapsed()), phase, pass, done_tokens, total_tokens});
 }
 
 inline absl::Duration CallContext::TextInterval() const {

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "server/rpc/admission.h"
+#include "server/rpc/call_record.h"
 #include "server/rpc/status.h"
 
 namespace quire::server {
@@ -62,12 +63,14 @@ absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
 }  // namespace
 
 CallServices::CallServices(const CallServicesOptions& options, ServingState& state,
-                           Metrics& metrics, Log& log, const Clock& clock)
+                           Metrics& metrics, Log& log, const Clock& clock,
+                           RequestLog* requests)
     : options_(options),
       state_(state),
       metrics_(metrics),
       log_(log),
       clock_(clock),
+      requests_(requests),
       short_calls_(kShortThreads, kShortQueued),
       long_calls_(options.models * (options.max_running + options.max_waiting), 0) {}
 
@@ -148,6 +151,7 @@ void CallServices::Report(const CallContext& call, const absl::Status& status) {
     metrics_.OnCancelled(call.stage);
   }
   if (computes && status.ok()) metrics_.OnQueued(call.timings.queue);
+  if (computes && requests_ != nullptr) requests_->Add(RecordOf(call, status));
   // Last: who has seen the call counted finds all else of it counted too.
   metrics_.OnCall(call.method, status.code(), elapsed);
 

@@ -8,6 +8,7 @@
 #include "grpcpp/server_context.h"
 #include "server/observability/log.h"
 #include "server/observability/metrics.h"
+#include "server/page/request_log.h"
 #include "server/rpc/call_context.h"
 #include "server/rpc/output_stream.h"
 #include "server/rpc/serving_state.h"
@@ -32,9 +33,9 @@ struct CallServicesOptions {
 // in, where it runs, and a report when it ends. Thread-safe.
 class CallServices {
  public:
-  // All must outlive this.
+  // All must outlive this. `requests` may be null: nobody keeps what calls came to.
   CallServices(const CallServicesOptions& options, ServingState& state, Metrics& metrics,
-               Log& log, const Clock& clock);
+               Log& log, const Clock& clock, RequestLog* requests = nullptr);
 
   // Who calls, since when and until when. Sends the request id back to the client.
   CallContext MakeContext(Method method, grpc::CallbackServerContext& context) const;
@@ -58,7 +59,8 @@ class CallServices {
   // client's clock runs out first, as gRPC rounds the time left up by as much as 1 %.
   bool BrokenOffByDeadline(const CallContext& call) const;
 
-  // The call's line in the log and its part in the metrics. Once for each call.
+  // The call's line in the log, its part in the metrics and, if it computes, its record for
+  // the page. Once for each call.
   void Report(const CallContext& call, const absl::Status& status);
 
   const OutputStreamOptions& stream_options() const { return options_.stream; }
@@ -71,6 +73,7 @@ class CallServices {
   Metrics& metrics_;
   Log& log_;
   const Clock& clock_;
+  RequestLog* const requests_;
   mutable AnsweredCalls answered_;
   WorkerPool short_calls_;
   WorkerPool long_calls_;

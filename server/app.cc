@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <memory>
+#include <random>
 #include <string>
 #include <thread>
 #include <utility>
@@ -28,11 +29,15 @@
 #include "server/observability/metrics.h"
 #include "server/observability/schedule_trace.h"
 #include "server/observability/service_routes.h"
+#include "server/page/page.h"
+#include "server/page/request_log.h"
 #include "server/port_file.h"
 #include "server/rpc/call_services.h"
 #include "server/rpc/grpc_server.h"
 #include "server/rpc/serving_state.h"
 #include "server/rpc/status.h"
+#include "server/shadow/savings.h"
+#include "server/shadow/shadowing_engine.h"
 #include "server/version.h"
 
 namespace quire::server {
@@ -63,23 +68,33 @@ EngineOptions ToEngineOptions(const ServerOptions& options, const KvGeometry& kv
           .admission = options.admission_mode()};
 }
 
+ShadowOptions ToShadowOptions(const ServerOptions& options) {
+  return {.share = options.shadow_share,
+          .budget = absl::Seconds(options.shadow_device_seconds_per_minute),
+          .price_per_device_hour = options.price_per_device_hour,
+          .seed = std::random_device()()};
+}
+
 // Engine, after what it costs to compute was measured.
 absl::Status StartEngine(LoadedRunner loaded, const ServerOptions& options,
-                         ServedModel& model) {
+                         SavingsObserver& savings, ServedModel& model) {
   EngineOptions engine = ToEngineOptions(options, loaded.kv, model.text.config);
   engine.block_bytes = loaded.kv_cache_bytes / loaded.kv.num_blocks;
   QUIRE_ASSIGN_OR_RETURN(engine.step_cost,
                          MeasureStepCost(*loaded.runner, loaded.kv, engine.model));
   model.limits = engine;
-  QUIRE_ASSIGN_OR_RETURN(model.text.engine,
+  QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<Engine> started,
                          Engine::Start(engine, std::move(loaded.runner),
                                        model.activity.get(), SystemClock()));
+  model.text.engine = MakeShadowingEngine(
+      std::move(started), loaded.kv, ToShadowOptions(options), savings, SystemClock());
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadModel(const std::string& folder,
                                                        const ServerOptions& options,
-                                                       EngineObserver& observer) {
+                                                       EngineObserver& observer,
+                                                       SavingsObserver& savings) {
   QUIRE_ASSIGN_OR_RETURN(const ModelFiles files, OpenModelFiles(folder));
   QUIRE_ASSIGN_OR_RETURN(TextModel text, TextModel::FromFiles(files));
   QUIRE_ASSIGN_OR_RETURN(LoadedRunner loaded,
@@ -105,17 +120,18 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadModel(const std::string& folder
   // number.
   config.max_positions = static_cast<int32_t>(
       std::min<int64_t>(config.max_positions, model->kv_cache_tokens));
-  QUIRE_RETURN_IF_ERROR(StartEngine(std::move(loaded), options, *model));
+  QUIRE_RETURN_IF_ERROR(StartEngine(std::move(loaded), options, savings, *model));
   return model;
 }
 
 absl::StatusOr<std::unique_ptr<const ModelRegistry>> LoadModels(
-    const ServerOptions& options, std::vector<StepMetrics>& observers, Log& log) {
+    const ServerOptions& options, std::vector<StepMetrics>& observers,
+    SavingsObserver& savings, Log& log) {
   std::vector<std::unique_ptr<ServedModel>> models;
   for (const std::string& folder : options.model) {
     const absl::Time start = absl::Now();
     absl::StatusOr<std::unique_ptr<ServedModel>> model =
-        LoadModel(folder, options, observers[models.size()]);
+        LoadModel(folder, options, observers[models.size()], savings);
     if (!model.ok()) {
       return absl::Status(
           model.status().code(),
@@ -199,6 +215,8 @@ void RaiseFileLimit() {
 }
 
 constexpr absl::Duration kPoll = absl::Milliseconds(20);
+// How often it is asked whether a model's device is still there.
+constexpr absl::Duration kDevicePoll = absl::Seconds(1);
 // For cancelled calls to end, and for their last bytes to leave.
 constexpr absl::Duration kCancelGrace = absl::Seconds(10);
 constexpr absl::Duration kFlushGrace = absl::Seconds(2);
@@ -233,7 +251,8 @@ class App {
         log_(MakeLog(options)),
         metrics_(registry_),
         engines_(state_),
-        services_(ToCallOptions(options), state_, metrics_, log_, SystemClock()) {
+        services_(ToCallOptions(options), state_, metrics_, log_, SystemClock(),
+                  &requests_) {
     RaiseFileLimit();
     metrics_.SetDeviceHourPrice(options.price_per_device_hour);
     RouteLibraryLogs(log_);
@@ -248,10 +267,10 @@ class App {
     if (const absl::Status status = Load(); !status.ok()) return Fail(status, kExitModel);
     if (const absl::Status status = Announce(); !status.ok())
       return Fail(status, kExitUnexpected);
-    while (!signals_.Wait(absl::Hours(1))) {
-    }
+    absl::Status device;
+    while (device.ok() && !signals_.Wait(kDevicePoll)) device = Device();
     Drain();
-    return kExitStopped;
+    return device.ok() ? kExitStopped : Fail(device, kExitDeviceLost);
   }
 
  private:
@@ -284,13 +303,21 @@ class App {
                    {options_.listen, static_cast<int32_t>(options_.max_message_bytes)},
                    services_));
     if (options_.http_listen.empty()) return absl::OkStatus();
+    page_ = std::make_unique<Page>(
+        PageOptions{.grpc_address = grpc_->address(),
+                    .price_per_device_hour = options_.price_per_device_hour,
+                    .shadow_share = options_.shadow_share},
+        sources_, state_, requests_);
     QUIRE_ASSIGN_OR_RETURN(http_,
                            HttpEndpoint::Start(options_.http_listen, HttpRoutes()));
     return absl::OkStatus();
   }
 
   std::vector<HttpRoute> HttpRoutes() const {
-    return {MetricsRoute({&registry_, &engines_, &process_}), HealthRoute(state_)};
+    std::vector<HttpRoute> routes = page_->Routes();
+    routes.push_back(MetricsRoute(sources_));
+    routes.push_back(HealthRoute(state_));
+    return routes;
   }
 
   // On a thread of its own, so that a signal need not wait for it.
@@ -298,7 +325,7 @@ class App {
     absl::StatusOr<std::unique_ptr<const ModelRegistry>> models;
     std::atomic<bool> done = false;
     std::thread loader([&] {
-      models = LoadModels(options_, observers_, log_);
+      models = LoadModels(options_, observers_, savings_, log_);
       done = true;
     });
     while (!done) {
@@ -332,6 +359,15 @@ class App {
     return absl::OkStatus();
   }
 
+  // Not OK: a model's device is lost.
+  absl::Status Device() const {
+    absl::Status device;
+    for (const auto& model : state_.models()->models()) {
+      device.Update(model->text.engine->stats().device);
+    }
+    return device;
+  }
+
   void Drain() {
     log_.Info("draining", {{"drain_seconds", options_.drain_seconds}});
     state_.Drain();
@@ -358,11 +394,16 @@ class App {
   Metrics metrics_;
   std::vector<std::unique_ptr<ScheduleTrace>> traces_;
   std::vector<StepMetrics> observers_;  // of the models' engines, in their order
+  RequestLog requests_;
+  SavingsTee savings_{{&metrics_, &requests_}};
   ServingState state_;
   EngineCollector engines_;
   ProcessCollector process_;
+  const std::vector<const prometheus::Collectable*> sources_ = {&registry_, &engines_,
+                                                                &process_};
   CallServices services_;
   std::unique_ptr<GrpcServer> grpc_;
+  std::unique_ptr<Page> page_;
   std::unique_ptr<HttpEndpoint> http_;
 };
 

@@ -88,6 +88,13 @@ Json ToJson(const v1::Receipt& receipt) {
     json["max_audited_error"] = receipt.max_audited_error();
   }
   json["kv_bytes_dropped"] = receipt.kv_bytes_dropped();
+  if (receipt.has_device_seconds()) {
+    json["device_seconds"] = receipt.device_seconds();
+    json["modelled_dense_device_seconds"] = receipt.modelled_dense_device_seconds();
+  }
+  if (receipt.has_modelled_savings_usd()) {
+    json["modelled_savings_usd"] = receipt.modelled_savings_usd();
+  }
   return json;
 }
 

@@ -1,6 +1,7 @@
 #include "client/cli/report.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -33,6 +34,11 @@ std::string WorkAgainstDense(const v1::Receipt& receipt) {
   if (executed <= 0) return "no multiply-adds";
   return executed <= 1 ? absl::StrFormat("%.1fx fewer multiply-adds", 1 / executed)
                        : absl::StrFormat("%.1fx more multiply-adds", executed);
+}
+
+// "$0.0012 saved".
+std::string Usd(double saved) {
+  return absl::StrFormat("$%.4g %s", std::abs(saved), saved < 0 ? "lost" : "saved");
 }
 
 std::string ErrorOf(const v1::Receipt& receipt) {
@@ -88,6 +94,14 @@ std::string ReceiptLines(const v1::Receipt& receipt) {
   if (receipt.has_coverage()) {
     absl::StrAppend(&lines, ", ", Percent(receipt.density()), " of the keys read, ",
                     WorkAgainstDense(receipt), ErrorOf(receipt));
+  }
+  if (receipt.has_coverage() && receipt.device_seconds() > 0) {
+    absl::StrAppend(&lines, ", ", Seconds(receipt.device_seconds()),
+                    " of the device for ",
+                    Seconds(receipt.modelled_dense_device_seconds()), " densely");
+  }
+  if (receipt.has_coverage() && receipt.has_modelled_savings_usd()) {
+    absl::StrAppend(&lines, ", ", Usd(receipt.modelled_savings_usd()));
   }
   if (receipt.kv_bytes_dropped() > 0) {
     absl::StrAppend(&lines, ", gave back ", Bytes(receipt.kv_bytes_dropped()),

@@ -32,12 +32,6 @@ Timings TimingsOf(const BatchRequest& request, absl::Time now) {
           .decode = span(prefilled, now)};
 }
 
-// Of one step, to those of the steps before.
-void AddColumns(const std::vector<int64_t>& step, std::vector<int64_t>& all) {
-  all.resize(std::max(all.size(), step.size()));
-  for (size_t i = 0; i < step.size(); ++i) all[i] += step[i];
-}
-
 class BatchingEngine final : public Engine {
  public:
   BatchingEngine(const EngineOptions& options, std::unique_ptr<ModelRunner> runner,
@@ -388,7 +382,7 @@ std::optional<BatchingEngine::Ended> BatchingEngine::ConcludeItem(StepResult res
                                                                   absl::Time now) {
   const StepReporter::Before before = reporter_.BeforeItem(request, item);
   AttentionStats attention = result.attention;
-  AddColumns(result.head_columns, request.head_columns);
+  AddHeadColumns(result.head_columns, request.head_columns);
   absl::Status status = result.status;
   if (status.ok()) status = batch_.Drop(request, result.dropped_blocks);
   OutboxSink sink(outbox_, *request.sink);

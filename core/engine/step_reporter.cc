@@ -61,7 +61,8 @@ void StepReporter::AfterItem(BatchRequest& request, const Before& before,
       static_cast<int32_t>(RecomputedOf(request) - before.recomputed);
   const auto mode = static_cast<size_t>(before.mode);
   (before.prompt ? report_.prefill : report_.decode)[mode] += attention;
-  (before.prompt ? report_.prefill_time : report_.decode_time)[mode] += time.own;
+  (before.prompt ? report_.prefill_time : report_.decode_time)[mode] +=
+      time.own + time.skipped;
   DeviceTime& device = request.device;
   device.skipped += time.skipped;
   (before.prompt ? device.prefill : device.decode) += time.own;

@@ -144,6 +144,15 @@ void SetErrors(const AttentionStats& all, v1::Receipt& proto) {
   }
 }
 
+void SetDeviceTime(const DeviceTime& device, double price_per_hour, v1::Receipt& proto) {
+  if (device.total() == absl::ZeroDuration()) return;
+  proto.set_device_seconds(absl::ToDoubleSeconds(device.total()));
+  proto.set_modelled_dense_device_seconds(absl::ToDoubleSeconds(device.dense_total()));
+  if (price_per_hour == 0) return;
+  const absl::Duration saved = device.dense_total() - device.total();
+  proto.set_modelled_savings_usd(absl::ToDoubleHours(saved) * price_per_hour);
+}
+
 }  // namespace
 
 absl::StatusOr<AttentionOptions> MergeAttention(const AttentionOptions& defaults,
@@ -192,7 +201,8 @@ v1::AttentionMode ToProto(AttentionMode mode) {
   return v1::ATTENTION_MODE_UNSPECIFIED;
 }
 
-v1::Receipt ToProto(const AttentionReceipt& receipt, const AttentionOptions& asked) {
+v1::Receipt ToProto(const AttentionReceipt& receipt, const AttentionOptions& asked,
+                    const DeviceTime& device, double price_per_device_hour) {
   AttentionStats all = receipt.prefill;
   all += receipt.decode;
   v1::Receipt proto;
@@ -213,6 +223,7 @@ v1::Receipt ToProto(const AttentionReceipt& receipt, const AttentionOptions& ask
   }
   SetErrors(all, proto);
   proto.set_kv_bytes_dropped(receipt.kv_bytes_dropped);
+  SetDeviceTime(device, price_per_device_hour, proto);
   return proto;
 }
 

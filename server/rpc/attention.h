@@ -7,6 +7,7 @@
 #include "absl/strings/string_view.h"
 #include "core/dga/attention_options.h"
 #include "core/dga/attention_stats.h"
+#include "core/engine/request.h"
 #include "quire/v1/attention.pb.h"
 
 // Attention between the protocol's messages and the core's values.
@@ -24,7 +25,8 @@ absl::Status CheckTextSuits(const AttentionOptions& attention, int64_t text_toke
 
 v1::AttentionMode ToProto(AttentionMode mode);
 
-// `asked` is what the request began with.
-v1::Receipt ToProto(const AttentionReceipt& receipt, const AttentionOptions& asked);
+// `asked` is what the request began with; the price is in USD, 0: not set.
+v1::Receipt ToProto(const AttentionReceipt& receipt, const AttentionOptions& asked,
+                    const DeviceTime& device, double price_per_device_hour);
 
 }  // namespace quire::server

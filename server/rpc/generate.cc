@@ -148,6 +148,7 @@ class Answer {
     if (generated_ == told_) return absl::OkStatus();
     told_ = generated_;
     told_at_ = call_.clock->Now();
+    call_.OnProgress(TracePhase::kDecode, 1, generated_, max_new_tokens_);
     QUIRE_RETURN_IF_ERROR(WriteText(std::exchange(unsaid_, {})));
     if (stopped_) return absl::OkStatus();
     return OnProgress(v1::PHASE_DECODE, generated_, max_new_tokens_);
@@ -171,7 +172,8 @@ class Answer {
     *final.mutable_timings() = ToProto(call_.timings, call_);
     final.set_model(call_.model);
     final.set_seed(seed);
-    *final.mutable_receipt() = ToProto(finished.attention, attention);
+    *final.mutable_receipt() = ToProto(finished.attention, attention, finished.device,
+                                       call_.terms.price_per_device_hour);
     return events_.Write(response);
   }
 
@@ -240,6 +242,7 @@ absl::Status OnEvent(const RequestEvent& event, Answer& answer, CallContext& cal
   if (answer.stopped()) return absl::OkStatus();
   if (const auto* prefill = std::get_if<PrefillProgress>(&event)) {
     if (call.stage == CallStage::kQueue) call.stage = CallStage::kPrefill;
+    call.OnProgress(TracePhase::kPrefill, 1, prefill->done_tokens, prefill->total_tokens);
     return answer.OnProgress(v1::PHASE_PREFILL, prefill->done_tokens,
                              prefill->total_tokens);
   }
@@ -291,6 +294,9 @@ absl::Status HandleGenerate(const v1::GenerateRequest& request,
   QUIRE_ASSIGN_OR_RETURN(const Finished finished, Pump(**stream, answer, stop, call));
   call.usage = finished.usage;
   call.timings = finished.timings;
+  call.attention = finished.attention;
+  call.device = finished.device;
+  call.head_columns = finished.head_columns;
   const bool cut_by_stop = answer.stopped() && absl::IsCancelled(finished.status);
   if (!cut_by_stop) QUIRE_RETURN_IF_ERROR(finished.status);
   return answer.OnFinished(finished, seed, attention);

@@ -167,6 +167,8 @@ class Observer final : public TextScoreObserver {
 
   absl::Status OnProgress(const ScoreProgress& progress) override {
     call_.stage = CallStage::kPrefill;
+    call_.OnProgress(TracePhase::kPrefill, progress.window, progress.done_tokens,
+                     progress.total_tokens);
     return Emit(v1::PHASE_PREFILL, progress);
   }
 
@@ -220,7 +222,8 @@ class Observer final : public TextScoreObserver {
     *final.mutable_usage() = ToProto(result.usage);
     *final.mutable_timings() = ToProto(result.timings, call_);
     final.set_model(call_.model);
-    *final.mutable_receipt() = ToProto(result.attention, asked);
+    *final.mutable_receipt() = ToProto(result.attention, asked, result.device,
+                                       call_.terms.price_per_device_hour);
     return emit_(std::move(response));
   }
 
@@ -322,6 +325,9 @@ absl::Status ScoreInput(const v1::Input& input, const v1::ScoreOptions& options,
       ToldAsRefusal(WithFieldOfMessage(result.status()), *model->text.engine, call));
   call.usage += result->usage;
   call.timings += result->timings;
+  call.attention += result->attention;
+  call.device += result->device;
+  AddHeadColumns(result->head_columns, call.head_columns);
   return observer.OnResult(*result, score_options.attention);
 }
 

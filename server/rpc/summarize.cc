@@ -72,6 +72,11 @@ class Observer final : public SummaryObserver {
 
   absl::Status OnProgress(const SummaryProgress& progress) override {
     call_.stage = StageOf(progress.phase);
+    if (progress.phase != SummaryPhase::kQueued) {
+      const bool decode = progress.phase == SummaryPhase::kDecode;
+      call_.OnProgress(decode ? TracePhase::kDecode : TracePhase::kPrefill, progress.pass,
+                       progress.done_tokens, progress.total_tokens);
+    }
     const bool last = progress.done_tokens >= progress.total_tokens;
     if (!throttle_.ShouldSend(ToProto(progress.phase), progress.pass, last)) {
       return absl::OkStatus();
@@ -200,6 +205,9 @@ absl::Status HandleSummarize(const v1::SummarizeRequest& request,
       ToldAsRefusal(WithFieldOfMessage(result.status()), *model->text.engine, call));
   call.usage = result->usage;
   call.timings = result->timings;
+  call.attention = result->attention;
+  call.device = result->device;
+  call.head_columns = result->head_columns;
 
   v1::SummarizeResponse response;
   v1::SummarizeFinal& final = *response.mutable_final();
@@ -210,7 +218,9 @@ absl::Status HandleSummarize(const v1::SummarizeRequest& request,
   *final.mutable_timings() = server::ToProto(call.timings, call);
   final.set_model(call.model);
   final.set_seed(options.sampling->seed);
-  *final.mutable_receipt() = server::ToProto(result->attention, options.attention);
+  *final.mutable_receipt() =
+      server::ToProto(result->attention, options.attention, result->device,
+                      call.terms.price_per_device_hour);
   return events.Write(response);
 }
 

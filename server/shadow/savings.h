@@ -2,6 +2,8 @@
 
 #include <cstdint>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "core/dga/attention_options.h"
@@ -9,6 +11,25 @@
 #include "server/observability/savings_report.h"
 
 namespace quire::server {
+
+// Tells several observers, which must outlive it. Thread-safe, as they are.
+class SavingsTee final : public SavingsObserver {
+ public:
+  explicit SavingsTee(std::vector<SavingsObserver*> observers)
+      : observers_(std::move(observers)) {}
+  void OnSavings(const SavingsReport& report) override {
+    for (SavingsObserver* observer : observers_) observer->OnSavings(report);
+  }
+  void OnShadow(const ShadowResult& result) override {
+    for (SavingsObserver* observer : observers_) observer->OnShadow(result);
+  }
+  void OnShadowSkipped(ShadowSkip reason) override {
+    for (SavingsObserver* observer : observers_) observer->OnShadowSkipped(reason);
+  }
+
+ private:
+  const std::vector<SavingsObserver*> observers_;
+};
 
 // The price of device time, and how far the model of dense attention's time is off.
 // Thread-safe.

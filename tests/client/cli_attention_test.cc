@@ -40,6 +40,16 @@ TEST(ReceiptLinesTest, SayWhatWasReadSavedAndHowItErred) {
                                      "kv_bytes_dropped: 12300000")),
             "attention: refined, 6.1 % of the keys read, 2.4x fewer multiply-adds, "
             "error 1.3 % (audited), gave back 12.3 MB of keys and values");
+  EXPECT_EQ(
+      ReceiptLines(ReceiptFrom(std::string(kRefined) + "device_seconds: 2.5 "
+                                                       "modelled_dense_device_seconds: 4 "
+                                                       "modelled_savings_usd: 0.00104")),
+      "attention: refined, 6.1 % of the keys read, 2.4x fewer multiply-adds, "
+      "expected error 0.72 %, 2.50 s of the device for 4.00 s densely, $0.00104 "
+      "saved");
+  EXPECT_THAT(ReceiptLines(ReceiptFrom(std::string(kRefined) +
+                                       "device_seconds: 2 modelled_savings_usd: -0.5")),
+              HasSubstr(", $0.5 lost"));
   EXPECT_EQ(ReceiptLines(ReceiptFrom("mode: ATTENTION_MODE_FAITHFUL density: 0.3 "
                                      "saved_macs_share: -0.25 coverage: 0.5 "
                                      "audited_error: 0.1 fell_back: true "
@@ -190,7 +200,8 @@ TEST_F(CliTest, JsonHasAllOfTheReceipt) {
       "selection_bytes: 7 statistics_bytes: 8 audit_bytes: 9 dense_bytes: 10 "
       "columns: 11 dense_columns: 12 seconds: 0.5 selection_seconds: 0.25 } "
       "audited_tokens: 3 audited_error: 0.5 max_audited_error: 0.75 "
-      "kv_bytes_dropped: 64"));
+      "kv_bytes_dropped: 64 device_seconds: 1.5 modelled_dense_device_seconds: 2.5 "
+      "modelled_savings_usd: 0.25"));
   const Json expected = Json::parse(R"({
     "mode": "REFINED", "eps": 0.04, "eps_lowered": 1, "fell_back": false, "note": "n",
     "prefill": {"attention_macs": 1, "selection_macs": 2, "statistics_macs": 3,
@@ -205,7 +216,8 @@ TEST_F(CliTest, JsonHasAllOfTheReceipt) {
                "selection_seconds": 0.0},
     "density": 0.0613, "saved_macs_share": 0.584, "coverage": 0.97, "tail_risk": 0.0072,
     "audited_tokens": 3, "audited_error": 0.5, "max_audited_error": 0.75,
-    "kv_bytes_dropped": 64})");
+    "kv_bytes_dropped": 64, "device_seconds": 1.5,
+    "modelled_dense_device_seconds": 2.5, "modelled_savings_usd": 0.25})");
   for (const std::vector<std::string>& command :
        std::vector<std::vector<std::string>>{{"summarize", "-", "--json"},
                                              {"generate", "x", "--json"},

@@ -70,6 +70,35 @@ TEST(ReceiptTest, HoldsWhatTheRunnerCounted) {
   EXPECT_EQ(receipt.kv_bytes_dropped(), 0);
 }
 
+TEST(ReceiptTest, TellsDeviceTimeAndWhatDenseAttentionWouldHaveTaken) {
+  // A step is as good as free, a dense column costs ten times what a scanned one does.
+  TestServer server({.calls = {.terms = {.price_per_device_hour = 3600}},
+                     .step_cost = {.step_ps = 1,
+                                   .prefill_column_ps = 10'000,
+                                   .decode_column_ps = 10'000,
+                                   .scanned_column_ps = 1'000}});
+  v1::GenerateRequest request = Prompt(240);
+  request.mutable_attention()->set_mode(v1::ATTENTION_MODE_REFINED);
+  const v1::Receipt refined = ReceiptOf(server, request);
+  EXPECT_GT(refined.device_seconds(), 0);
+  EXPECT_GT(refined.modelled_dense_device_seconds(), refined.device_seconds());
+  // A dollar a second.
+  EXPECT_NEAR(refined.modelled_savings_usd(),
+              refined.modelled_dense_device_seconds() - refined.device_seconds(), 1e-9);
+  request.mutable_attention()->set_mode(v1::ATTENTION_MODE_DENSE);
+  const v1::Receipt dense = ReceiptOf(server, request);
+  EXPECT_GT(dense.device_seconds(), 0);
+  EXPECT_EQ(dense.modelled_dense_device_seconds(), dense.device_seconds());
+  EXPECT_EQ(dense.modelled_savings_usd(), 0);
+}
+
+TEST(ReceiptTest, SaysNothingOfMoneyWithoutAPrice) {
+  TestServer server;
+  const v1::Receipt receipt = ReceiptOf(server, Prompt(20));
+  EXPECT_GT(receipt.device_seconds(), 0);
+  EXPECT_FALSE(receipt.has_modelled_savings_usd());
+}
+
 TEST(ReceiptTest, ADenseOneHasNoErrorAndNoNote) {
   TestServer server;
   v1::GenerateRequest request = Prompt(240);

@@ -177,15 +177,14 @@ class Calibration {
                                            " tokens (min_sparse_tokens)");
     if (result_.documents.empty()) {
       return absl::InvalidArgumentError(absl::StrCat(
-          "all ", files_.size(), " documents are read densely, whatever eps is: the ",
-          "longest has ", WithCommas(longest), " tokens, and reading is sparse beyond ",
-          limit, "; --min-sparse-tokens lowers that"));
+          "no document is long enough to be read sparsely: the longest of ",
+          files_.size(), " has ", WithCommas(longest), " tokens, and that begins beyond ",
+          limit, "; --min-sparse-tokens lowers it"));
     }
     if (!result_.too_short.empty()) {
-      screen().Note(
-          absl::StrCat(result_.too_short.size(), " of ", files_.size(),
-                       " documents have no more than ", limit,
-                       ": they are read densely, and eps does not matter to them"));
+      screen().Note(absl::StrCat(
+          "too short to be read sparsely, whatever eps is: ", result_.too_short.size(),
+          " of ", files_.size(), " documents, which have no more than ", limit));
     }
     return absl::OkStatus();
   }

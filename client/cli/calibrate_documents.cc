@@ -150,7 +150,7 @@ absl::StatusOr<std::string> ReadAgain(const std::string& folder,
   absl::StatusOr<std::string> text =
       ReadFile(fs::path(folder) / document.path, document.bytes);
   if (text.ok() && TextKey(*text) == document.key) return text;
-  return absl::AbortedError(absl::StrCat(
+  return absl::FailedPreconditionError(absl::StrCat(
       "\"", document.path, "\" was changed while it was read; run the command again"));
 }
 

@@ -99,7 +99,7 @@ absl::Status Calibrator::MeasureDocument(const CalibrationDocument& document,
     const absl::StatusOr<Reading> reading = Read(document, *text, attention);
     if (!reading.ok()) return reading.status();
     if (reading->logprobs.size() != dense->logprobs.size()) {
-      return absl::AbortedError(
+      return absl::FailedPreconditionError(
           absl::StrCat("\"", document.file.path, "\" had ", dense->logprobs.size(),
                        " tokens and now has ", reading->logprobs.size(),
                        "; the server's model was changed: run again with --fresh"));

@@ -125,10 +125,13 @@ absl::Status CalibrationStore::OpenState(bool fresh) {
         absl::StrCat("another calibration works in \"", folder_,
                      "\"; wait for it, or name another folder with --out"));
   }
-  if (fresh && ftruncate(state_fd_, 0) != 0) {
-    return CannotUse(path, std::strerror(errno));
-  }
-  return absl::OkStatus();
+  if (!fresh) return absl::OkStatus();
+  if (ftruncate(state_fd_, 0) != 0) return CannotUse(path, std::strerror(errno));
+  std::error_code error;
+  const fs::path dense = fs::path(folder_) / "dense";
+  fs::remove_all(dense, error);
+  if (!error) fs::create_directory(dense, error);
+  return error ? CannotUse(dense.string(), error.message()) : absl::OkStatus();
 }
 
 absl::Status CalibrationStore::ReadState() {

@@ -141,26 +141,28 @@ std::string Plot(const CalibrationResult& result, int columns) {
 
 std::string Advice(const CalibrationResult& result) {
   const auto& eps = result.recommendation.eps;
+  const std::string confidence = Confidence(result.bootstrap);
   std::string lines;
   if (!eps) {
-    lines =
-        absl::StrCat("recommended: dense. No eps that was measured has ",
-                     WantedWords(result.wanted), " with ", Confidence(result.bootstrap),
-                     " confidence and saves work on these documents.\n");
+    lines = absl::StrCat("recommended: dense\n  no eps that was measured has, with ",
+                         confidence, " confidence, ", WantedWords(result.wanted),
+                         " and saves work on these documents\n");
   } else if (const EpsSummary* s = SummaryOf(result, *eps)) {
     lines = absl::StrFormat(
-        "recommended: eps %s, max_error %.2g: %s of attention's work saved, agreement "
-        "%.4f, drift %.4f nats.\n"
-        "With %s confidence, documents like these have %s.\n",
-        EpsText(*eps), result.recommendation.max_error, Percent(s->saved),
-        s->agreement.value, s->drift.value, Confidence(result.bootstrap),
+        "recommended: eps %s, max_error %.2g\n"
+        "  agreement %.4f, drift %.4f nats, %s of attention's work saved\n"
+        "  reading was %.2f times as fast as densely, all else included%s\n"
+        "  with %s confidence, documents like these have %s\n",
+        EpsText(*eps), result.recommendation.max_error, s->agreement.value,
+        s->drift.value, Percent(s->saved), s->speedup,
+        s->speedup < 1 ? ": a loss; longer documents gain more" : "", confidence,
         WantedWords(result.wanted));
   }
   const auto count = static_cast<int>(result.documents.size());
   if (count > 0 && count < kFewDocuments) {
     absl::StrAppend(
-        &lines, "Only ", count, count == 1 ? " document was" : " documents were",
-        " compared: that says little of others. Have at least ", kFewDocuments, ".\n");
+        &lines, "  only ", count, count == 1 ? " document was" : " documents were",
+        " compared, which says little of others: have at least ", kFewDocuments, "\n");
   }
   return lines;
 }

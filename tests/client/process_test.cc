@@ -5,6 +5,7 @@
 #include <pty.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -212,6 +213,49 @@ TEST(ProcessTest, TerminalGetsProgressThenText) {
   EXPECT_THAT(screen, HasSubstr("\r\x1b[KReading  \u2500"));
   EXPECT_THAT(screen,
               HasSubstr("\r\x1b[KThree caf\xC3\xA9 words.\r\n\r\nread 6,000 tokens"));
+}
+
+// The window's size is the terminal's, and Ctrl-C, which a terminal sends as a signal,
+// gives the screen back.
+TEST(ProcessTest, TopOnARealTerminal) {
+  FakeServer server(HappyScript());
+  setenv("QUIRE_SERVER", server.address().c_str(), 1);
+  setenv("LC_ALL", "C.UTF-8", 1);
+  setenv("NO_COLOR", "1", 1);
+  winsize size = {.ws_row = 7, .ws_col = 40, .ws_xpixel = 0, .ws_ypixel = 0};
+  int terminal = -1;
+  const pid_t pid = forkpty(&terminal, nullptr, nullptr, &size);
+  if (pid < 0) GTEST_SKIP() << "this machine gives no terminal: " << std::strerror(errno);
+  if (pid == 0) {
+    execl(QUIRE_BINARY, "quire", "top", "--interval", "100ms", nullptr);
+    _exit(127);
+  }
+  std::string screen;
+  char buffer[4096];
+  const auto read_some = [&] {
+    const ssize_t count = read(terminal, buffer, sizeof(buffer));
+    if (count > 0) screen.append(buffer, count);
+    return count > 0;
+  };
+  while (screen.find("more lines") == std::string::npos && read_some()) {
+  }
+  EXPECT_THAT(screen, HasSubstr("\x1b[?1049h\x1b[?25l\x1b[Hquire top   127.0.0.1:"));
+  EXPECT_THAT(screen, HasSubstr("  requests  3 of 256 running   2 tenants\x1b[K\r"));
+  EXPECT_THAT(screen, HasSubstr("... 4 more lines\x1b[K\x1b[J"));
+  size.ws_row = 40;
+  ioctl(terminal, TIOCSWINSZ, &size);
+  while (screen.find("of attention's work") == std::string::npos && read_some()) {
+  }
+  EXPECT_EQ(write(terminal, "\x03", 1), 1);
+  while (read_some()) {
+  }
+  close(terminal);
+  int status = 0;
+  waitpid(pid, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  EXPECT_EQ(screen.substr(screen.size() - 14), "\x1b[?25h\x1b[?1049l");
+  unsetenv("NO_COLOR");
 }
 
 }  // namespace

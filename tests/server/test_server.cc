@@ -68,6 +68,28 @@ class CountingEngine final : public Engine {
   std::atomic<int>& cancels_;
 };
 
+class ObserverTee final : public EngineObserver {
+ public:
+  ObserverTee(EngineObserver& first, EngineObserver* second)
+      : first_(first), second_(second) {}
+  void OnStep(const StepReport& step) override {
+    first_.OnStep(step);
+    if (second_ != nullptr) second_->OnStep(step);
+  }
+  void OnFinished(const FinishReport& finished) override {
+    first_.OnFinished(finished);
+    if (second_ != nullptr) second_->OnFinished(finished);
+  }
+  void OnWouldRefuse() override {
+    first_.OnWouldRefuse();
+    if (second_ != nullptr) second_->OnWouldRefuse();
+  }
+
+ private:
+  EngineObserver& first_;
+  EngineObserver* const second_;
+};
+
 std::unique_ptr<ServedModel> MakeModel(const TestServerOptions& options, FakeModel& fake,
                                        EngineObserver& observer,
                                        std::atomic<int>& cancels) {
@@ -133,6 +155,7 @@ TestServer::TestServer(TestServerOptions options)
       fake_(kTestVocabulary),
       metrics_(registry_),
       step_metrics_(metrics_),
+      observer_(std::make_unique<ObserverTee>(step_metrics_, options_.observer)),
       log_(Log::Format::kJson, LogLevel::kInfo,
            [this](const std::string& line) {
              std::lock_guard lock(log_mutex_);
@@ -153,7 +176,7 @@ TestServer::~TestServer() { fake_.Release(); }
 
 void TestServer::Serve() {
   std::vector<std::unique_ptr<ServedModel>> models;
-  models.push_back(MakeModel(options_, fake_, step_metrics_, cancels_));
+  models.push_back(MakeModel(options_, fake_, *observer_, cancels_));
   step_metrics_.SetModel(models.back()->text.config);
   auto registry = ModelRegistry::Make(std::move(models));
   QUIRE_CHECK(registry.ok());

@@ -33,8 +33,9 @@ struct TestServerOptions {
   AdmissionMode admission = AdmissionMode::kOff;
   StepCost step_cost = DefaultStepCost();
   bool chat = true;
-  bool begin_token = false;  // as if the tokenizer put token 1 before a text
-  bool serve = true;         // false: still loading
+  bool begin_token = false;            // as if the tokenizer put token 1 before a text
+  bool serve = true;                   // false: still loading
+  EngineObserver* observer = nullptr;  // told all that the metrics are, after them
 };
 
 // The whole service but for the model: a real port, the real engine and the tokenizer of
@@ -75,6 +76,7 @@ class TestServer {
   prometheus::Registry registry_;
   Metrics metrics_;
   StepMetrics step_metrics_;
+  const std::unique_ptr<EngineObserver> observer_;  // the two together
   mutable std::mutex log_mutex_;
   std::vector<std::string> log_lines_;
   Log log_;

@@ -41,9 +41,10 @@ class ComposeTest(unittest.TestCase):
             port["published"]: (name, port["target"], port["host_ip"])
             for name, service in loaded["services"].items() for port in service["ports"]
         }  # fmt: skip
+        here = "127.0.0.1"
         self.assertEqual(published, {
-            "50051": ("quire", 50051, "127.0.0.1"), "8080": ("quire", 9090, "127.0.0.1"),
-            "9090": ("prometheus", 9090, "127.0.0.1"), "3000": ("grafana", 3000, "127.0.0.1")})  # fmt: skip
+            "50051": ("quire", 50051, here), "8080": ("quire", 9090, here),
+            "9090": ("prometheus", 9090, here), "3000": ("grafana", 3000, here)})  # fmt: skip
         for name, service in loaded["services"].items():
             self.assertTrue(int(service["mem_limit"]) > 0, name)
 

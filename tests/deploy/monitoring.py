@@ -3,8 +3,13 @@
 import json
 import os
 import re
+import sys
 
-import yaml
+try:
+    import yaml
+except ImportError:  # another Python than Debian's, which has the package python3-yaml
+    sys.path.append("/usr/lib/python3/dist-packages")
+    import yaml
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 REPOSITORY = os.path.normpath(os.path.join(HERE, "..", ".."))

@@ -81,8 +81,7 @@ class Server(Program):
         super().__init__(
             [server, "--model", MODEL, "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0",
              "--port-file", ports, "--price-per-device-hour", "3", "--shadow-share", "1",
-             "--shadow-device-seconds-per-minute", "60", "--max-waiting", "2",
-             "--max-running", "8"],
+             "--shadow-device-seconds-per-minute", "60", "--device", "cpu"],
             os.path.join(folder, "server.log"),
         )  # fmt: skip
         wait_for(lambda: os.path.exists(ports) or self.process.poll() is not None, 60, "ports")

@@ -34,7 +34,7 @@ BUSY_EVENTS = (
     ("quire_cancelled_total", {}),
 )
 IDLE_EVENTS = (("quire_shadow_samples_total", {}), ("quire_shadow_compared_tokens_total", {}))
-BUSY_SECONDS, IDLE_SECONDS = 40, 20  # at most
+BUSY_SECONDS, IDLE_SECONDS = 200, 100  # at most, with a sanitizer; otherwise 20 and 5
 
 # What dashboards made for vLLM ask for, in the forms in which they ask.
 VLLM_HISTOGRAMS = (
@@ -106,8 +106,8 @@ class Load:
             arguments = calls[number % len(calls)]
             client = self.server.quire("--tenant", tenant, "--quiet", *arguments)
             output, _ = client.communicate()
-            expected = (5,) if "--timeout" in arguments else (0, 4)  # 4: the server is full
-            if client.returncode not in expected:
+            # 4: the server is full; 5: --timeout, which a fast machine meets.
+            if client.returncode not in ((0, 4, 5) if "--timeout" in arguments else (0, 4)):
                 self.failures.append((arguments, client.returncode, output))
             number += 1
 

@@ -77,7 +77,7 @@ ShadowOptions ToShadowOptions(const ServerOptions& options) {
 
 // Engine, after what it costs to compute was measured.
 absl::Status StartEngine(LoadedRunner loaded, const ServerOptions& options,
-                         SavingsObserver& savings, ServedModel& model) {
+                         ServedModel& model) {
   EngineOptions engine = ToEngineOptions(options, loaded.kv, model.text.config);
   engine.block_bytes = loaded.kv_cache_bytes / loaded.kv.num_blocks;
   QUIRE_ASSIGN_OR_RETURN(engine.step_cost,
@@ -86,8 +86,9 @@ absl::Status StartEngine(LoadedRunner loaded, const ServerOptions& options,
   QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<Engine> started,
                          Engine::Start(engine, std::move(loaded.runner),
                                        model.activity.get(), SystemClock()));
-  model.text.engine = MakeShadowingEngine(
-      std::move(started), loaded.kv, ToShadowOptions(options), savings, SystemClock());
+  model.text.engine =
+      MakeShadowingEngine(std::move(started), loaded.kv, ToShadowOptions(options),
+                          *model.activity, SystemClock());
   return absl::OkStatus();
 }
 
@@ -102,9 +103,9 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadModel(const std::string& folder
                                             .kv_cache_bytes = options.kv_cache_bytes,
                                             .threads = options.threads,
                                             .device = options.device}));
-  auto model = std::make_unique<ServedModel>(
-      ServedModel{.activity = std::make_unique<Activity>(observer, SystemClock()),
-                  .text = std::move(text)});
+  auto model = std::make_unique<ServedModel>(ServedModel{
+      .activity = std::make_unique<Activity>(observer, SystemClock(), &savings),
+      .text = std::move(text)});
   model->parameters = CountParameters(files.config);
   model->compute_type = std::string(ComputeTypeName(loaded.compute));
   model->device = DeviceName(loaded.device);
@@ -120,7 +121,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadModel(const std::string& folder
   // number.
   config.max_positions = static_cast<int32_t>(
       std::min<int64_t>(config.max_positions, model->kv_cache_tokens));
-  QUIRE_RETURN_IF_ERROR(StartEngine(std::move(loaded), options, savings, *model));
+  QUIRE_RETURN_IF_ERROR(StartEngine(std::move(loaded), options, *model));
   return model;
 }
 

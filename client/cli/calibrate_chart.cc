@@ -63,7 +63,7 @@ std::string Axes(const ChartSpec& spec, const Axis& x, const Axis& y) {
   return svg;
 }
 
-std::string Point(const ChartPoint& point, const Axis& x, const Axis& y) {
+std::string Point(const ChartPoint& point, const Axis& x, const Axis& y, double label_y) {
   const double px = x.At(point.x), py = y.At(point.y);
   std::string svg;
   if (point.high > point.low) {
@@ -79,7 +79,7 @@ std::string Point(const ChartPoint& point, const Axis& x, const Axis& y) {
                                   point.strong ? "7" : "4.5", HtmlEscape(point.name)));
   if (!point.label.empty()) {
     const bool at_edge = px > kWidth - 110;
-    absl::StrAppend(&svg, Text(px + (at_edge ? -11 : 11), py - 8,
+    absl::StrAppend(&svg, Text(px + (at_edge ? -11 : 11), py + label_y,
                                at_edge ? "end" : "start", point.label, "mark"));
   }
   return svg;
@@ -149,7 +149,10 @@ std::string ScatterChart(const ChartSpec& spec) {
         &svg, Stroke("wanted", x.begin, y.At(*spec.line), x.end, y.At(*spec.line)),
         Text(x.end - 4, y.At(*spec.line) - 5, "end", spec.line_label, "mark"));
   }
-  for (const ChartPoint& point : spec.points) absl::StrAppend(&svg, Point(point, x, y));
+  const double label_y = spec.labels_below ? 17 : -8;
+  for (const ChartPoint& point : spec.points) {
+    absl::StrAppend(&svg, Point(point, x, y, label_y));
+  }
   return absl::StrCat(svg, "</svg>\n");
 }
 

@@ -26,7 +26,8 @@ struct ChartSpec {
   std::string line_label;
   std::function<std::string(double)> x_text;  // of a tick
   std::function<std::string(double)> y_text;
-  double y_max = 1e300;  // no tick beyond
+  double y_max = 1e300;       // no tick beyond
+  bool labels_below = false;  // of points that rise to the right
 };
 
 // An SVG element of points over two linear axes, drawn with the classes and colours of

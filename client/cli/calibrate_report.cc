@@ -27,7 +27,7 @@ constexpr char kHead[] = R"(<!doctype html>
   :root { --ink: #e6e9ec; --dim: #9aa5b1; --paper: #14171a; --card: #1d2226; --rule: #333b42;
     --blue: #6fb1f5; --green: #67c587; --red: #f28b82; }
 }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 60rem; color: var(--ink);
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 72rem; color: var(--ink);
   background: var(--paper); font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; margin: 0 0 .25rem; }
 h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
@@ -81,6 +81,7 @@ ChartSpec CostChart(const CalibrationResult& result, bool drift) {
       drift ? "mean |difference of logprob|, nats" : "same most probable token";
   spec.x_text = AsPercent;
   spec.y_text = drift ? AsNumber : AsPercent;
+  spec.labels_below = !drift;
   if (!drift) spec.y_max = 1;
   spec.line = drift ? result.wanted.max_drift : result.wanted.agreement;
   spec.line_label = "wanted";

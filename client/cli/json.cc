@@ -37,6 +37,15 @@ Json LatencyToJson(const v1::LatencyPercentiles& latency) {
           {"p99", latency.p99()}};
 }
 
+Json ShadowsToJson(const v1::Shadows& shadows) {
+  return {{"count", shadows.count()},
+          {"own_seconds", shadows.own_seconds()},
+          {"dense_seconds", shadows.dense_seconds()},
+          {"compared_tokens", shadows.compared_tokens()},
+          {"logprob_abs_delta", shadows.logprob_abs_delta()},
+          {"top1_mismatches", shadows.top1_mismatches()}};
+}
+
 }  // namespace
 
 Json Number(float value) {
@@ -160,6 +169,7 @@ Json ToJson(const v1::Load& load) {
                {"dense_attention_macs", load.dense_attention_macs()}};
   if (load.has_first_token()) json["first_token"] = LatencyToJson(load.first_token());
   if (load.has_inter_token()) json["inter_token"] = LatencyToJson(load.inter_token());
+  if (load.has_shadows()) json["shadows"] = ShadowsToJson(load.shadows());
   return json;
 }
 

@@ -238,11 +238,31 @@ std::string SavedLine(const v1::Load& load, const TopLook& look) {
       .Take();
 }
 
+// What was computed twice says it without a model.
+std::string ShadowLine(const v1::Load& load, const TopLook& look) {
+  const v1::Shadows& shadows = load.shadows();
+  Line line(look);
+  line.Label("measured");
+  if (shadows.count() == 0 || shadows.own_seconds() <= 0) {
+    return line.Part("no request was repeated densely yet").Take();
+  }
+  const double differing = Share(static_cast<double>(shadows.top1_mismatches()),
+                                 static_cast<double>(shadows.compared_tokens()));
+  return line
+      .Part(absl::StrCat(Rate(shadows.dense_seconds() / shadows.own_seconds()),
+                         "x as fast as dense"))
+      .Part(absl::StrCat(WithCommas(shadows.count()), " repeated"))
+      .Part(absl::StrCat(Percent(1 - differing), " same token"))
+      .Part(absl::StrFormat("drift %.4f", shadows.logprob_abs_delta()))
+      .Take();
+}
+
 std::vector<std::string> Whole(const TopModel& model, const TopLook& look) {
   return {ModelLine(model, look),        RequestsLine(model.load, look),
           MemoryLine(model, look),       SpeedLine(model, look),
           LatencyLine(model.load, look), BacklogLine(model.load, look),
-          CacheLine(model.load, look),   SavedLine(model.load, look)};
+          CacheLine(model.load, look),   SavedLine(model.load, look),
+          ShadowLine(model.load, look)};
 }
 
 std::string TableRow(const TopModel& model, const TopLook& look) {
@@ -306,7 +326,7 @@ std::string Sparkline(const std::deque<double>& rates, int width, bool unicode) 
 std::vector<std::string> RenderTop(const TopState& state, const TopLook& look) {
   std::vector<std::string> lines = {HeadLine(state, look)};
   for (std::string& line : TroubleLines(state, look)) lines.push_back(std::move(line));
-  constexpr size_t kWhole = 9;  // lines of a model and the empty one before
+  constexpr size_t kWhole = 10;  // lines of a model and the empty one before
   const auto rows = static_cast<size_t>(std::max(look.rows, 0));
   const bool whole = rows == 0 || state.models.size() <= 1 ||
                      lines.size() + state.models.size() * kWhole <= rows;

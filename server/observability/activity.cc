@@ -13,7 +13,8 @@ ActivitySnapshot Activity::snapshot() const {
   return {.attention_macs = attention_macs_,
           .dense_attention_macs = dense_attention_macs_,
           .first_token = first_token_.Percentiles(now),
-          .inter_token = inter_token_.Percentiles(now)};
+          .inter_token = inter_token_.Percentiles(now),
+          .shadows = shadows_};
 }
 
 void Activity::OnStep(const StepReport& step) {
@@ -29,6 +30,20 @@ void Activity::OnStep(const StepReport& step) {
     for (const absl::Duration pause : step.inter_token) inter_token_.Add(pause, now);
   }
   next_.OnStep(step);
+}
+
+void Activity::OnShadow(const ShadowResult& result) {
+  {
+    const std::lock_guard lock(mutex_);
+    ++shadows_.count;
+    shadows_.own += result.own;
+    shadows_.dense += result.dense;
+    shadows_.compared_tokens += result.compared_tokens;
+    shadows_.logprob_abs_delta +=
+        result.logprob_abs_delta * static_cast<double>(result.compared_tokens);
+    shadows_.top1_mismatches += result.top1_mismatches;
+  }
+  if (savings_ != nullptr) savings_->OnShadow(result);
 }
 
 }  // namespace quire::server

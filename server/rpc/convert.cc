@@ -241,6 +241,19 @@ v1::LatencyPercentiles ToProto(const LatencyPercentiles& latency) {
   return proto;
 }
 
+v1::Shadows ToProto(const ShadowTotals& shadows) {
+  v1::Shadows proto;
+  proto.set_count(shadows.count);
+  proto.set_own_seconds(absl::ToDoubleSeconds(shadows.own));
+  proto.set_dense_seconds(absl::ToDoubleSeconds(shadows.dense));
+  proto.set_compared_tokens(shadows.compared_tokens);
+  proto.set_logprob_abs_delta(
+      shadows.logprob_abs_delta /
+      static_cast<double>(std::max<int64_t>(shadows.compared_tokens, 1)));
+  proto.set_top1_mismatches(shadows.top1_mismatches);
+  return proto;
+}
+
 void SetActivity(const ActivitySnapshot& activity, v1::Load& proto) {
   proto.set_attention_macs(activity.attention_macs);
   proto.set_dense_attention_macs(activity.dense_attention_macs);
@@ -250,6 +263,7 @@ void SetActivity(const ActivitySnapshot& activity, v1::Load& proto) {
   if (activity.inter_token.count > 0) {
     *proto.mutable_inter_token() = ToProto(activity.inter_token);
   }
+  if (activity.shadows.count > 0) *proto.mutable_shadows() = ToProto(activity.shadows);
 }
 
 v1::Load ToProto(const EngineStats& stats, const ServedModel& model, bool draining) {

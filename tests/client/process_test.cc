@@ -241,7 +241,7 @@ TEST(ProcessTest, TopOnARealTerminal) {
   }
   EXPECT_THAT(screen, HasSubstr("\x1b[?1049h\x1b[?25l\x1b[Hquire top   127.0.0.1:"));
   EXPECT_THAT(screen, HasSubstr("  requests  3 of 256 running   2 tenants\x1b[K\r"));
-  EXPECT_THAT(screen, HasSubstr("... 4 more lines\x1b[K\x1b[J"));
+  EXPECT_THAT(screen, HasSubstr("... 5 more lines\x1b[K\x1b[J"));
   size.ws_row = 40;
   ioctl(terminal, TIOCSWINSZ, &size);
   while (screen.find("of attention's work") == std::string::npos && read_some()) {

@@ -46,6 +46,13 @@ TopModel AModel(const std::string& name = "quire-135m") {
   load.mutable_first_token()->set_p95(1.2);
   load.mutable_inter_token()->set_p50(0.018);
   load.mutable_inter_token()->set_p95(0.031);
+  v1::Shadows& shadows = *load.mutable_shadows();
+  shadows.set_count(12);
+  shadows.set_own_seconds(20);
+  shadows.set_dense_seconds(30);
+  shadows.set_compared_tokens(1000);
+  shadows.set_top1_mismatches(25);
+  shadows.set_logprob_abs_delta(0.0123);
   model.rates = {0, 100, 400, 571};
   return model;
 }
@@ -78,13 +85,17 @@ TEST(TopViewTest, AModelOnAnUsualTerminal) {
           "  last min  first token 0.31 s, 95 % within 1.20 s",
           "  backlog   1.50 s   a short request now: first token after 0.25 s",
           "  cached    40.0 % of prompt tokens   9,000 read   70 written",
-          "  saved     75.0 % of attention's work   6.0 TFLOP instead of 24.0 TFLOP"));
+          "  saved     75.0 % of attention's work   6.0 TFLOP instead of 24.0 TFLOP",
+          "  measured  1.50x as fast as dense   12 repeated   97.5 % same token"));
 }
 
 TEST(TopViewTest, MoreRoomShowsMore) {
   EXPECT_THAT(RenderTop(AState(), {.columns = 120}),
               Contains("  last min  first token 0.31 s, 95 % within 1.20 s   next 18 ms, "
                        "95 % within 31 ms"));
+  EXPECT_THAT(RenderTop(AState(), {.columns = 120}),
+              Contains("  measured  1.50x as fast as dense   12 repeated   97.5 % same "
+                       "token   drift 0.0123"));
 }
 
 TEST(TopViewTest, NoLineIsWiderThanTheTerminal) {
@@ -105,27 +116,28 @@ TEST(TopViewTest, NoLineIsWiderThanTheTerminal) {
 }
 
 TEST(TopViewTest, ANarrowTerminalKeepsWhatMattersMost) {
-  EXPECT_THAT(RenderTop(AState(), {.columns = 30}),
-              ElementsAre("quire top   127.0.0.1:50051", "", "quire-135m   busy",
-                          "  requests  3 of 256 running", "  kv memory 25.0 % used",
-                          "  tokens/s  512 read", "  last min  first token 0.31 s",
-                          "  backlog   1.50 s", "  cached    40.0 % of prompt t",
-                          "  saved     75.0 % of attentio"));
+  EXPECT_THAT(
+      RenderTop(AState(), {.columns = 30}),
+      ElementsAre("quire top   127.0.0.1:50051", "", "quire-135m   busy",
+                  "  requests  3 of 256 running", "  kv memory 25.0 % used",
+                  "  tokens/s  512 read", "  last min  first token 0.31 s",
+                  "  backlog   1.50 s", "  cached    40.0 % of prompt t",
+                  "  saved     75.0 % of attentio", "  measured  1.50x as fast as d"));
 }
 
 TEST(TopViewTest, ALowTerminalSaysThatThereIsMore) {
   const auto lines = RenderTop(AState(), {.columns = 80, .rows = 4});
   ASSERT_EQ(lines.size(), 4u);
-  EXPECT_EQ(lines[3], "... 7 more lines");
+  EXPECT_EQ(lines[3], "... 8 more lines");
   EXPECT_EQ(RenderTop(AState(), {.columns = 80, .rows = 1}),
-            std::vector<std::string>{"... 10 more lines"});
+            std::vector<std::string>{"... 11 more lines"});
 }
 
 TEST(TopViewTest, ManyModelsGetALineEach) {
   TopState state = AState();
   state.models.push_back(AModel("quire-19m"));
   state.models[1].load.set_draining(true);
-  EXPECT_EQ(RenderTop(state, {.columns = 80, .rows = 24}).size(), 19u);
+  EXPECT_EQ(RenderTop(state, {.columns = 80, .rows = 24}).size(), 21u);
   EXPECT_THAT(
       RenderTop(state, {.columns = 100, .rows = 12}),
       ElementsAre("quire top   127.0.0.1:50051   2 models", "",
@@ -157,6 +169,7 @@ TEST(TopViewTest, AnIdleServerThatHasDoneNothing) {
   EXPECT_THAT(lines, Contains("  last min  no tokens written"));
   EXPECT_THAT(lines, Contains("  cached    0.0 % of prompt tokens   0 read   0 written"));
   EXPECT_THAT(lines, Contains("  saved     nothing computed yet"));
+  EXPECT_THAT(lines, Contains("  measured  no request was repeated densely yet"));
 }
 
 TEST(TopViewTest, MoreWorkThanDenseIsALossAndNotHidden) {

@@ -111,6 +111,50 @@ TEST(ActivityTest, WhatIsMeasuredAgainIsNotCounted) {
   EXPECT_EQ(next.calls[0], 1);
 }
 
+TEST(ActivityTest, AddsUpShadows) {
+  FakeClock clock;
+  CountingObserver next;
+  Activity activity(next, clock);
+  activity.OnShadow({.own = absl::Seconds(2),
+                     .dense = absl::Seconds(3),
+                     .compared_tokens = 100,
+                     .logprob_abs_delta = 0.01,
+                     .top1_mismatches = 1});
+  activity.OnShadow({.own = absl::Seconds(1),
+                     .dense = absl::Seconds(4),
+                     .compared_tokens = 300,
+                     .logprob_abs_delta = 0.05,
+                     .top1_mismatches = 7});
+  activity.OnSavings({});
+  activity.OnShadowSkipped(ShadowSkip::kBusy);
+  const ShadowTotals shadows = activity.snapshot().shadows;
+  EXPECT_EQ(shadows.count, 2);
+  EXPECT_EQ(shadows.own, absl::Seconds(3));
+  EXPECT_EQ(shadows.dense, absl::Seconds(7));
+  EXPECT_EQ(shadows.compared_tokens, 400);
+  EXPECT_DOUBLE_EQ(shadows.logprob_abs_delta, 16);
+  EXPECT_EQ(shadows.top1_mismatches, 8);
+}
+
+class CountingSavings final : public SavingsObserver {
+ public:
+  void OnSavings(const SavingsReport&) override { ++calls[0]; }
+  void OnShadow(const ShadowResult&) override { ++calls[1]; }
+  void OnShadowSkipped(ShadowSkip) override { ++calls[2]; }
+  std::array<int, 3> calls = {};
+};
+
+TEST(ActivityTest, HandsSavingsOn) {
+  FakeClock clock;
+  CountingObserver next;
+  CountingSavings savings;
+  Activity activity(next, clock, &savings);
+  activity.OnSavings({});
+  activity.OnShadow({});
+  activity.OnShadowSkipped(ShadowSkip::kBusy);
+  EXPECT_EQ(savings.calls, (std::array{1, 1, 1}));
+}
+
 TEST(ActivityTest, HandsEverythingOn) {
   FakeClock clock;
   CountingObserver next;

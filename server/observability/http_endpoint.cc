@@ -15,6 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "core/base/status_macros.h"
 #include "server/config.h"
+#include "server/observability/connection_watch.h"
 #include "server/observability/http_path.h"
 
 namespace quire::server {
@@ -144,16 +145,25 @@ HttpResponse PlainText(int status, absl::string_view text) {
 }
 
 struct HttpEndpoint::Rep {
-  std::vector<HttpRoute> routes;
+  Rep(std::vector<HttpRoute> routes, absl::Duration request_limit)
+      : routes(std::move(routes)), watch(request_limit) {}
+
+  const std::vector<HttpRoute> routes;
+  ConnectionWatch watch;
   std::string address;
   std::atomic<int64_t> unsent_bytes{0};
   MHD_Daemon* daemon = nullptr;
 
   HttpResponse Answer(absl::string_view method, absl::string_view target) const;
   absl::Status Run(int socket);
+  static void* OnTarget(void* rep, const char* target, MHD_Connection* connection);
   static MHD_Result OnRequest(void* rep, MHD_Connection* connection, const char* url,
                               const char* method, const char* version, const char* upload,
                               size_t* upload_size, void** request);
+  static void OnRequestEnd(void* rep, MHD_Connection* connection, void** request,
+                           MHD_RequestTerminationCode why);
+  static void OnConnection(void* rep, MHD_Connection* connection, void** context,
+                           MHD_ConnectionNotificationCode what);
 };
 
 HttpResponse HttpEndpoint::Rep::Answer(absl::string_view method,
@@ -186,25 +196,46 @@ MHD_Result HttpEndpoint::Rep::OnRequest(void* rep, MHD_Connection* connection,
   return Send(connection, self.Answer(method, begun.target), has_body, self.unsent_bytes);
 }
 
+// The target as it was sent; the library's own decoding ends at an encoded zero byte.
+void* HttpEndpoint::Rep::OnTarget(void* /*rep*/, const char* target,
+                                  MHD_Connection* /*connection*/) {
+  return new BegunRequest{.target = target};
+}
+
+void HttpEndpoint::Rep::OnRequestEnd(void* rep, MHD_Connection* connection,
+                                     void** request, MHD_RequestTerminationCode /*why*/) {
+  delete static_cast<BegunRequest*>(*request);
+  *request = nullptr;
+  const auto* info =
+      MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+  static_cast<Rep*>(rep)->watch.OnAnswered(
+      static_cast<ConnectionWatch::Entry*>(info->socket_context));
+}
+
+// At an end the socket is still open.
+void HttpEndpoint::Rep::OnConnection(void* rep, MHD_Connection* connection,
+                                     void** context,
+                                     MHD_ConnectionNotificationCode what) {
+  ConnectionWatch& watch = static_cast<Rep*>(rep)->watch;
+  if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+    const auto* info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    *context = watch.Begin(info->connect_fd);
+  } else {
+    watch.End(static_cast<ConnectionWatch::Entry*>(*context));
+  }
+}
+
 absl::Status HttpEndpoint::Rep::Run(int socket) {
-  // The target as it was sent; the library's own decoding ends at an encoded zero byte.
-  void* (*begin)(void*, const char*, MHD_Connection*) = [](void*, const char* target,
-                                                           MHD_Connection*) -> void* {
-    return new BegunRequest{.target = target};
-  };
-  MHD_RequestCompletedCallback end = [](void*, MHD_Connection*, void** request,
-                                        MHD_RequestTerminationCode) {
-    delete static_cast<BegunRequest*>(*request);
-    *request = nullptr;
-  };
   daemon = MHD_start_daemon(
       MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC, 0, nullptr, nullptr, &OnRequest, this,
       MHD_OPTION_LISTEN_SOCKET, socket, MHD_OPTION_THREAD_POOL_SIZE, kThreads,
       MHD_OPTION_CONNECTION_LIMIT, kMaxConnections, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
       kMaxConnectionsPerHost, MHD_OPTION_CONNECTION_MEMORY_LIMIT, kMaxRequestBytes,
       MHD_OPTION_CONNECTION_TIMEOUT, kIdleSeconds, MHD_OPTION_STRICT_FOR_CLIENT, 1,
-      MHD_OPTION_URI_LOG_CALLBACK, begin, nullptr, MHD_OPTION_NOTIFY_COMPLETED, end,
-      nullptr, MHD_OPTION_END);
+      MHD_OPTION_URI_LOG_CALLBACK, &OnTarget, this, MHD_OPTION_NOTIFY_COMPLETED,
+      &OnRequestEnd, this, MHD_OPTION_NOTIFY_CONNECTION, &OnConnection, this,
+      MHD_OPTION_END);
   if (daemon != nullptr) return absl::OkStatus();
   close(socket);
   return CannotListen(address);
@@ -219,12 +250,12 @@ HttpEndpoint::~HttpEndpoint() {
 const std::string& HttpEndpoint::address() const { return rep_->address; }
 
 absl::StatusOr<std::unique_ptr<HttpEndpoint>> HttpEndpoint::Start(
-    const std::string& address, std::vector<HttpRoute> routes) {
+    const std::string& address, std::vector<HttpRoute> routes,
+    absl::Duration request_limit) {
   QUIRE_ASSIGN_OR_RETURN(const HostPort wanted, ParseHostPort(address));
   const int socket = Listen(wanted);
   if (socket < 0) return CannotListen(address);
-  auto rep = std::make_unique<Rep>();
-  rep->routes = std::move(routes);
+  auto rep = std::make_unique<Rep>(std::move(routes), request_limit);
   rep->address = absl::StrCat(address.substr(0, address.rfind(':')), ":", PortOf(socket));
   QUIRE_RETURN_IF_ERROR(rep->Run(socket));
   return std::unique_ptr<HttpEndpoint>(new HttpEndpoint(std::move(rep)));

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 
 namespace quire::server {
 
@@ -46,10 +47,10 @@ struct HttpRoute {
 // The HTTP port: answers by the longest route that matches. Another path is 404, so is
 // one that tries to leave its folder; another method of a known path is 405; a request's
 // line or headers over kMaxRequestBytes are 414 or 431. Bodies are never read. An idle or
-// slow client costs a socket and no thread; kIdleSeconds without a byte end it. Beyond
-// kMaxConnections new ones wait, beyond kMaxConnectionsPerHost of one host they are
-// closed; while clients leave kMaxUnsentBytes of answers untaken, further ones are 503.
-// Thread-safe.
+// slow client costs a socket and no thread: kIdleSeconds without a byte end it, and so
+// does the request limit, from an answer's end to the next one's. Beyond kMaxConnections
+// new ones wait, beyond kMaxConnectionsPerHost of one host they are closed; while clients
+// leave kMaxUnsentBytes of answers untaken, further ones are 503. Thread-safe.
 class HttpEndpoint {
  public:
   static constexpr size_t kMaxRequestBytes = 16 << 10;
@@ -57,11 +58,13 @@ class HttpEndpoint {
   static constexpr unsigned kMaxConnectionsPerHost = 2048;
   static constexpr unsigned kIdleSeconds = 5;
   static constexpr int64_t kMaxUnsentBytes = int64_t{64} << 20;
+  static constexpr absl::Duration kRequestLimit = absl::Seconds(30);
 
   // `address` is host:port; port 0 takes a free one. What the handlers use must outlive
   // the endpoint. kInvalidArgument: no address; kUnavailable: cannot listen there.
   static absl::StatusOr<std::unique_ptr<HttpEndpoint>> Start(
-      const std::string& address, std::vector<HttpRoute> routes);
+      const std::string& address, std::vector<HttpRoute> routes,
+      absl::Duration request_limit = kRequestLimit);
   // Handlers in work return first; then all connections end.
   ~HttpEndpoint();
 

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -69,7 +70,7 @@ TEST_F(ObservabilityTest, MetricsCountTheCallsThatWereMade) {
   EXPECT_EQ(server_.Metric("quire_kv_cache_usage_ratio{model=\"quire-19m\"}"), 0);
 }
 
-TEST_F(ObservabilityTest, HttpAnswersTwoPathsAndRefusesTheRest) {
+TEST_F(ObservabilityTest, HttpAnswersItsPathsAndRefusesTheRest) {
   EXPECT_THAT(server_.Http("GET", "/healthz"), StartsWith("HTTP/1.1 200 "));
   EXPECT_THAT(server_.Http("GET", "/healthz"), HasSubstr("\r\n\r\nok\n"));
   const std::string page = server_.Http("GET", "/metrics");
@@ -78,11 +79,35 @@ TEST_F(ObservabilityTest, HttpAnswersTwoPathsAndRefusesTheRest) {
   EXPECT_THAT(page, HasSubstr("\nquire_model_info{"));
   EXPECT_THAT(page, HasSubstr("model=\"quire-19m\""));
   EXPECT_THAT(page, HasSubstr("\nprocess_resident_memory_bytes "));
-  EXPECT_THAT(server_.Http("GET", "/"), StartsWith("HTTP/1.1 404 "));
+  EXPECT_THAT(server_.Http("GET", "/"), StartsWith("HTTP/1.1 200 "));
+  EXPECT_THAT(server_.Http("GET", "/"), HasSubstr("\r\nContent-Type: text/html"));
+  EXPECT_THAT(server_.Http("GET", "/..%2f..%2fetc/passwd"), StartsWith("HTTP/1.1 404 "));
   EXPECT_THAT(server_.Http("GET", "/etc/passwd"), StartsWith("HTTP/1.1 404 "));
   EXPECT_THAT(server_.Http("POST", "/metrics"), StartsWith("HTTP/1.1 405 "));
   EXPECT_THAT(server_.Http("DELETE", "/healthz"), HasSubstr("\r\nAllow: GET, HEAD\r\n"));
   EXPECT_THAT(server_.Http("HEAD", "/healthz"), testing::EndsWith("\r\n\r\n"));
+}
+
+TEST(HostileNamesTest, AModelsFolderCannotForgeLines) {
+  const std::string forged = "m\"} 1\nquire_forged_total{x=\"";
+  const std::string folder =
+      absl::StrCat(testing::TempDir(), "quire_hostile_", getpid(), "/", forged);
+  std::filesystem::create_directories(std::filesystem::path(folder).parent_path());
+  std::filesystem::create_directory_symlink(
+      std::filesystem::absolute(ModelFolder("quire-19m")), folder);
+  {
+    Server server({folder});
+    ASSERT_TRUE(server.ready()) << server.log();
+    EXPECT_EQ(server.Metric("quire_requests_running{model=\"m%22} "
+                            "1%0Aquire_forged_total{x=%22\"}"),
+              0);
+    const std::string page = server.Http("GET", "/metrics");
+    EXPECT_EQ(page.find("\nquire_forged_total"), std::string::npos);
+    EXPECT_NE(page.find("model=\"m%22} 1%0Aquire_forged_total{x=%22\""),
+              std::string::npos);
+    EXPECT_EQ(server.Stop(), 0) << server.log();
+  }
+  std::filesystem::remove_all(std::filesystem::path(folder).parent_path());
 }
 
 // The line of that request, parsed; every line must be JSON.

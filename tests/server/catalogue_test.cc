@@ -7,13 +7,16 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <map>
+#include <random>
 #include <set>
 #include <sstream>
 #include <string>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "prometheus/text_serializer.h"
+#include "core/tokenizer/tokenizer.h"
 #include "server/observability/collectors.h"
 #include "server/observability/metrics.h"
 #include "server/observability/metrics_document.h"
@@ -90,6 +93,25 @@ TEST(LabelValueTest, WhatMayNotIsEscapedByTheByte) {
   EXPECT_EQ(LabelValue("\xc3"), "%C3");
   EXPECT_EQ(LabelValue("\xed\xa0\x80"), "%ED%A0%80");  // half of a surrogate pair
   EXPECT_EQ(LabelValue("\xc2\x85"), "%C2%85");         // a control character
+}
+
+TEST(LabelValueTest, WhateverComesIsPlainAndBounded) {
+  std::mt19937 random(1);
+  std::map<std::string, std::string> seen;
+  for (int i = 0; i < 100'000; ++i) {
+    std::string text(random() % 12, ' ');
+    for (char& c : text) {
+      c = static_cast<char>(random() % 3 == 0 ? 'a' + random() % 3 : random() % 256);
+    }
+    const std::string value = LabelValue(text);
+    ASSERT_LE(value.size(), kMaxLabelBytes);
+    ASSERT_LT(FirstInvalidUtf8(value), 0) << value;
+    for (const char c : value) {
+      ASSERT_TRUE(c != '"' && c != '\\' && !absl::ascii_iscntrl(c)) << value;
+    }
+    // Different texts stay different.
+    ASSERT_EQ(seen.emplace(value, text).first->second, text);
+  }
 }
 
 TEST(LabelValueTest, LongOnesAreCutBetweenCharacters) {

@@ -5,6 +5,8 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <iterator>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -54,6 +56,25 @@ TEST(HttpPathTest, WhatCannotBeAPathIsNone) {
                              "/%zz",
                              "/a%7f"}) {
     EXPECT_EQ(DecodeHttpPath(target), std::nullopt) << target;
+  }
+}
+
+TEST(HttpPathTest, WhateverComesNoPathLeavesItsFolder) {
+  std::mt19937 random(1);
+  constexpr const char* kPieces[] = {"/",  ".",   "..", "%2e", "%2F", "%",
+                                     "\\", "%00", "a",  "%5c", "%25", "\x80"};
+  const auto pick = [&](size_t n) { return random() % n; };
+  for (int i = 0; i < 100'000; ++i) {
+    std::string target = "/";
+    for (size_t n = pick(9); n > 0; --n) target += kPieces[pick(std::size(kPieces))];
+    const auto path = DecodeHttpPath(target);
+    if (!path.has_value()) continue;
+    ASSERT_EQ((*path)[0], '/') << target;
+    ASSERT_THAT(*path + "/", Not(HasSubstr("/../"))) << target;
+    ASSERT_THAT(*path + "/", Not(HasSubstr("/./"))) << target;
+    ASSERT_THAT(*path, Not(HasSubstr("//"))) << target;
+    ASSERT_THAT(*path, Not(HasSubstr("\\"))) << target;
+    ASSERT_EQ(path->find('\0'), std::string::npos) << target;
   }
 }
 

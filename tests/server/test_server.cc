@@ -162,7 +162,7 @@ TestServer::TestServer(TestServerOptions options)
              log_lines_.push_back(line);
            }),
       engines_(state_),
-      services_(options_.calls, state_, metrics_, log_, SystemClock()) {
+      services_(options_.calls, state_, metrics_, log_, SystemClock(), &requests_) {
   auto server = GrpcServer::Start({"127.0.0.1:0", options_.max_message_bytes}, services_);
   QUIRE_CHECK(server.ok());
   grpc_ = *std::move(server);

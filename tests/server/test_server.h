@@ -15,6 +15,7 @@
 #include "server/observability/collectors.h"
 #include "server/observability/log.h"
 #include "server/observability/metrics.h"
+#include "server/page/request_log.h"
 #include "server/rpc/call_services.h"
 #include "server/rpc/grpc_server.h"
 #include "server/rpc/serving_state.h"
@@ -52,6 +53,7 @@ class TestServer {
   GrpcServer& grpc() { return *grpc_; }
   prometheus::Registry& registry() { return registry_; }
   const EngineCollector& engines() const { return engines_; }
+  const RequestLog& requests() const { return requests_; }
   // Publishes the model, if `serve` was false.
   void Serve();
 
@@ -82,6 +84,7 @@ class TestServer {
   Log log_;
   ServingState state_;
   EngineCollector engines_;
+  RequestLog requests_;
   CallServices services_;
   std::unique_ptr<GrpcServer> grpc_;
   std::unique_ptr<v1::InferenceService::Stub> inference_;

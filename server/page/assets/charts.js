@@ -15,7 +15,8 @@ function element(tag, className, text) {
   return node;
 }
 
-// spec: { lines: [{label, color: "--css-variable", fill, dash}], format(value), top }
+// spec: { lines: [{label, color: "--css-variable", fill, dash}], format(value), axis(value), top }
+// axis: as format, if the axis shall be shorter; top: the least upper end of the axis.
 // The card has .chart-plot, .chart-legend and .chart-toggle.
 export class Chart {
   constructor(card, spec) {
@@ -30,6 +31,7 @@ export class Chart {
     this.makeToggle(card.querySelector(".chart-toggle"));
     this.plotBox.setAttribute("role", "img");
     this.table = null;
+    this.describe();
     this.makePlot();
     new ResizeObserver(() => this.resize()).observe(this.plotBox);
     new IntersectionObserver(([entry]) => {
@@ -74,21 +76,21 @@ export class Chart {
   options() {
     const axis = { stroke: css("--muted"), font: FONT, ticks: { show: false } };
     const grid = { stroke: css("--grid"), width: 1 };
-    const { format, top } = this.spec;
+    const { format, axis: axisFormat = format, top } = this.spec;
     return {
       width: Math.max(120, this.plotBox.clientWidth),
       height: HEIGHT,
-      padding: [10, 8, 0, 0],
+      padding: [10, 18, 0, 0],
       legend: { show: false },
       cursor: {
         sync: { key: "quire" },
         drag: { x: false, y: false },
         points: { size: 6 },
       },
-      scales: { y: { range: (_, __, max) => [0, niceTop(max, top)] } },
+      scales: { y: { range: (_, min, max) => [min < 0 ? -niceTop(-min) : 0, niceTop(max, top)] } },
       axes: [
         { ...axis, grid: { show: false }, size: 28, space: 70, values: (_, at) => at.map(timeLabel) },
-        { ...axis, grid, size: 58, space: 34, values: (_, at) => at.map((v) => format(v)) },
+        { ...axis, grid, size: 56, space: 34, values: (_, at) => at.map((v) => axisFormat(v)) },
       ],
       series: [{}, ...this.spec.lines.map((line) => this.lineOptions(line))],
       hooks: { setCursor: [(plot) => this.showValues(plot.cursor.idx)] },
@@ -128,6 +130,7 @@ export class Chart {
   update(data) {
     this.data = data;
     this.showValues(this.plot.cursor.idx);
+    this.describe();
     if (this.visible) this.draw();
     else this.dirty = true;
   }
@@ -136,7 +139,6 @@ export class Chart {
     this.dirty = false;
     if (this.table !== null) this.drawTable();
     else this.plot.setData(this.data);
-    this.describe();
   }
 
   // At the cursor, else the newest that is known.
@@ -193,7 +195,7 @@ function lastKnown(column) {
 function niceTop(max, top) {
   if (!(max > 0)) return top ?? 1;
   const power = 10 ** Math.floor(Math.log10(max));
-  const nice = [1, 1.5, 2, 3, 4, 5, 7.5, 10].find((n) => n * power >= max * 1.02) ?? 10;
+  const nice = [1, 1.25, 1.5, 2, 3, 4, 5, 7.5, 10].find((n) => n * power >= max * 1.02) ?? 10;
   return top === undefined ? nice * power : Math.min(nice * power, Math.max(top, max));
 }
 

@@ -3,12 +3,14 @@
 export const DASH = "–";
 const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
 
+const local = (value, decimals) =>
+  value.toLocaleString("en-US", { maximumFractionDigits: decimals }).replace("-", "−");
+
 // At most `digits` significant digits, no exponent.
 function digits(value, count) {
   if (value === 0) return "0";
   const magnitude = Math.floor(Math.log10(Math.abs(value)));
-  const decimals = Math.min(12, Math.max(0, count - 1 - magnitude));
-  return value.toLocaleString("en-US", { maximumFractionDigits: decimals });
+  return local(value, Math.min(12, Math.max(0, count - 1 - magnitude)));
 }
 
 const SCALES = [
@@ -36,7 +38,7 @@ export function percent(share) {
   if (!known(share)) return DASH;
   const value = 100 * share;
   if (value !== 0 && Math.abs(value) < 0.1) return `${digits(value, 1)} %`;
-  return `${value.toLocaleString("en-US", { maximumFractionDigits: 1 })} %`;
+  return `${local(value, 1)} %`;
 }
 
 export function seconds(value) {
@@ -77,7 +79,7 @@ export function usd(value) {
   return `${sign}< $0.000001`;
 }
 
-export const times = (value) => (known(value) ? `${digits(value, 3)}×` : DASH);
+export const times = (value) => (known(value) ? `${digits(value, value < 1 ? 2 : 3)}×` : DASH);
 export const number = (value) => (known(value) ? digits(value, 3) : DASH);
 
 export function bytes(value) {

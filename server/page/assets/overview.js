@@ -58,6 +58,7 @@ const chartSpecs = (price) => ({
       { label: "executed", color: "--blue", fill: true },
     ],
     format: flops,
+    axis: (value) => format.compact(value),
     compute: (store, { rate }) => [
       store.rate("quire_attention_flops_dense_equivalent_total", rate),
       store.rate("quire_attention_flops_total", rate),
@@ -128,7 +129,7 @@ const chartSpecs = (price) => ({
       { label: "from the cache", color: "--green", dash: true },
       { label: "written", color: "--violet" },
     ],
-    format: format.compact,
+    format: (value) => format.compact(value),
     compute: (store, { rate }) =>
       [
         "quire_prompt_tokens_total",
@@ -141,8 +142,7 @@ const chartSpecs = (price) => ({
       { label: "running", color: "--blue", fill: true },
       { label: "waiting", color: "--amber" },
     ],
-    format: format.compact,
-    top: undefined,
+    format: (value) => format.compact(value),
     compute: (store) => [
       gauge(store, "quire_requests_running"),
       gauge(store, "quire_requests_waiting"),

@@ -72,7 +72,9 @@ function showDeviceTime(store, tile, basis, none) {
   }
   setLine(
     part(tile, "recent"),
-    `${format.times(would / took)} as fast as dense`,
+    Math.abs(would / took - 1) < 0.005
+      ? "as long as dense takes"
+      : `${format.times(would / took)} as fast as dense`,
   );
   return setLine(
     part(tile, "detail"),

@@ -147,7 +147,7 @@ std::string ScatterChart(const ChartSpec& spec) {
   if (spec.line) {
     absl::StrAppend(
         &svg, Stroke("wanted", x.begin, y.At(*spec.line), x.end, y.At(*spec.line)),
-        Text(x.end - 4, y.At(*spec.line) - 5, "end", spec.line_label, "mark"));
+        Text(x.begin + 4, y.At(*spec.line) - 5, "start", spec.line_label, "mark"));
   }
   const double label_y = spec.labels_below ? 17 : -8;
   for (const ChartPoint& point : spec.points) {

@@ -83,7 +83,8 @@ EpsSummary Summarise(absl::Span<const Measurement> measurements,
   EpsSummary summary;
   summary.documents = static_cast<int>(measurements.size());
   double logprob = 0, dense_logprob = 0, columns = 0, dense_columns = 0;
-  double macs = 0, dense_macs = 0, seconds = 0, dense_seconds = 0;
+  double macs = 0, dense_macs = 0;
+  std::vector<double> speedups;
   double audited = 0, error = 0;
   for (const Measurement& m : measurements) {
     summary.eps = m.eps;
@@ -93,8 +94,7 @@ EpsSummary Summarise(absl::Span<const Measurement> measurements,
     dense_columns += m.dense_columns;
     macs += m.macs;
     dense_macs += m.dense_macs;
-    seconds += m.seconds;
-    dense_seconds += m.dense_seconds;
+    speedups.push_back(Ratio(m.dense_seconds, m.seconds, 1));
     audited += static_cast<double>(m.audited_tokens);
     error += m.audited_error * static_cast<double>(m.audited_tokens);
     summary.max_audited_error = std::max(summary.max_audited_error, m.max_audited_error);
@@ -104,7 +104,7 @@ EpsSummary Summarise(absl::Span<const Measurement> measurements,
   summary.perplexity_ratio = std::exp((dense_logprob - logprob) / tokens);
   summary.density = Ratio(columns, dense_columns, 1);
   summary.saved = 1 - Ratio(macs, dense_macs, 1);
-  summary.speedup = Ratio(dense_seconds, seconds, 1);
+  summary.speedup = Quantile(speedups, 0.5);
   summary.audited_error = Ratio(error, audited, 0);
   return summary;
 }

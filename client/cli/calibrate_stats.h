@@ -49,8 +49,9 @@ struct EpsSummary {
   double perplexity_ratio = 1;  // of dense perplexity
   double density = 1;           // share of keys read
   double saved = 0;             // share of attention's multiply-adds; negative: a loss
-  double speedup = 1;           // dense seconds over own
-  double audited_error = 0;     // mean over audited tokens; 0: none
+  // Dense seconds over own: the middle document's, as a server has other work at times.
+  double speedup = 1;
+  double audited_error = 0;  // mean over audited tokens; 0: none
   double max_audited_error = 0;
 };
 

@@ -54,6 +54,12 @@ TEST(SummariseTest, AddsUpTokensNotDocuments) {
   EXPECT_DOUBLE_EQ(s.max_audited_error, 0.05);
 }
 
+TEST(SummariseTest, ADocumentThatHadToWaitDoesNotMakeTheRestFaster) {
+  std::vector<Measurement> readings(5, Reading(0.04, 100, 99, 1));
+  readings[2].dense_seconds = 300;
+  EXPECT_DOUBLE_EQ(Summarise(readings, {}).speedup, 1.5);
+}
+
 TEST(SummariseTest, OneDocumentHasNoSpread) {
   const std::vector<Measurement> readings = {Reading(0.04, 1000, 990, 20)};
   const EpsSummary s = Summarise(readings, {});

@@ -58,6 +58,36 @@ TEST(GetLoadTest, OfAnIdleServer) {
   EXPECT_GT(load.first_token_seconds(), 0);
   EXPECT_EQ(load.tenants(), 0);
   EXPECT_FALSE(load.draining());
+  EXPECT_EQ(load.dense_attention_macs(), 0);
+  EXPECT_FALSE(load.has_first_token());
+  EXPECT_FALSE(load.has_inter_token());
+  EXPECT_FALSE(load.has_shadows());
+}
+
+TEST(GetLoadTest, TellsWhatWasDoneAndHowLongItTook) {
+  TestServer server;
+  grpc::ClientContext context;
+  const auto reader = server.inference().Generate(&context, Prompt(100, 3));
+  v1::GenerateResponse event, last;
+  while (reader->Read(&event)) last = event;
+  ASSERT_TRUE(reader->Finish().ok());
+  v1::Load load;
+  ASSERT_TRUE(GetLoad(server, load).ok());
+  // The same numbers as the call's receipt.
+  double executed = 0, dense = 0;
+  for (const auto* work :
+       {&last.final().receipt().prefill(), &last.final().receipt().decode()}) {
+    executed += static_cast<double>(work->attention_macs() + work->selection_macs() +
+                                    work->statistics_macs() + work->audit_macs());
+    dense += static_cast<double>(work->dense_macs());
+  }
+  EXPECT_GT(dense, 0);
+  EXPECT_EQ(load.attention_macs(), executed);
+  EXPECT_EQ(load.dense_attention_macs(), dense);
+  EXPECT_EQ(load.first_token().count(), 1);
+  EXPECT_GT(load.first_token().p50(), 0);
+  EXPECT_LE(load.first_token().p50(), load.first_token().p99());
+  EXPECT_EQ(load.inter_token().count(), 2);
 }
 
 TEST(GetLoadTest, WhileOneRunsAndOneWaits) {

@@ -202,7 +202,7 @@ async function checkNumbers(browser, server) {
     assert.ok(requests.some((r) => r.code !== "OK") && requests.some((r) => r.shadow !== null));
   });
   await check("the overview is accessible", () => accessible(page));
-  await shoot(page, "page-light", DESKTOP);
+  await shoot(page, "page-light", DESKTOP, 1240);
   await page.close();
 }
 

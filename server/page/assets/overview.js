@@ -13,7 +13,7 @@ const SUMMARY_MS = 30000;
 // By step of the history: how many samples there are, and over how long rates and quantiles are
 // taken, seconds.
 const RANGES = {
-  1: { samples: 600, rate: 10, quantile: 60, redraw: 2000 },
+  1: { samples: 600, rate: 10, quantile: 60, redraw: 3000 },
   10: { samples: 720, rate: 60, quantile: 300, redraw: 10000 },
   60: { samples: 1440, rate: 300, quantile: 1800, redraw: 60000 },
 };

@@ -59,8 +59,8 @@ class CallServices {
   // client's clock runs out first, as gRPC rounds the time left up by as much as 1 %.
   bool BrokenOffByDeadline(const CallContext& call) const;
 
-  // The call's line in the log, its part in the metrics and, if it computes, its record for
-  // the page. Once for each call.
+  // The call's line in the log, its part in the metrics and, if it computes, its record
+  // for the page. Once for each call.
   void Report(const CallContext& call, const absl::Status& status);
 
   const OutputStreamOptions& stream_options() const { return options_.stream; }

@@ -45,7 +45,8 @@ inline constexpr int64_t kMaxFolderFiles = 100'000;
 absl::StatusOr<DocumentFolder> FindDocuments(const std::string& folder,
                                              const DocumentLimits& limits, uint64_t seed);
 
-// The text of a document; kFailedPrecondition: it is another one than when the folder was read.
+// The text of a document; kFailedPrecondition: it is another one than when the folder was
+// read.
 absl::StatusOr<std::string> ReadAgain(const std::string& folder,
                                       const DocumentFile& document);
 

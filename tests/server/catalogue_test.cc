@@ -51,7 +51,7 @@ TEST(CatalogueTest, NamesUnitsAndLabelsFollowTheRules) {
 }
 
 TEST(CatalogueTest, TheDocumentIsUpToDate) {
-  std::ifstream file("docs/metrics.md");
+  std::ifstream file(QUIRE_MODELS_DIR "/../docs/metrics.md");
   std::stringstream text;
   text << file.rdbuf();
   EXPECT_EQ(text.str(), MetricsDocument()) << "run: quire_metrics_doc > docs/metrics.md";

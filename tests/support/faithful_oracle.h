@@ -127,6 +127,10 @@ class FaithfulOracle {
     if (std::find(exact.begin(), exact.end(), false) == exact.end()) return;
     coverage_ += covered;
     ++sparse_rows_;
+    // Focal tokens: those before grouped_end that are in no group.
+    for (int64_t i = 0; i <= std::min(row, grouped_end_ - 1); ++i) {
+      work_.expanded_columns += head.group[i] < 0;
+    }
   }
 
   // A task fetches once what any of its rows reads.

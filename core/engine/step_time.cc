@@ -33,23 +33,32 @@ std::vector<ItemTime> DivideStep(const StepCost& cost, absl::Span<const RowRange
   const auto count = static_cast<double>(items.size());
   const double step =
       static_cast<double>(cost.Nanoseconds({.steps = 1})) / std::max(count, 1.0);
+  std::vector<double> rows_ns;  // priced once: a step may have hundreds of items
+  rows_ns.reserve(items.size());
   double all = 0;
-  for (const RowRange& item : items) all += step + RowsNs(cost, item);
+  for (const RowRange& item : items) {
+    rows_ns.push_back(RowsNs(cost, item));
+    all += step + rows_ns.back();
+  }
   std::vector<ItemTime> times;
   times.reserve(items.size());
-  for (const RowRange& item : items) {
+  for (size_t i = 0; i < items.size(); ++i) {
+    const RowRange& item = items[i];
     const RowRange counted = From(item, measure_from);
     const double part =
         item.rows > 0 ? static_cast<double>(counted.rows) / static_cast<double>(item.rows)
                       : 0;
-    const auto time = [&](const RowRange& rows) {
-      return all > 0 ? elapsed * ((part * step + RowsNs(cost, rows)) / all)
-                     : elapsed * (part / count);
+    const auto time = [&](double share_of_step, double ns) {
+      return all > 0 ? elapsed * ((share_of_step * step + ns) / all)
+                     : elapsed * (share_of_step / count);
     };
-    const absl::Duration own = time(counted);
-    const absl::Duration whole =
-        all > 0 ? elapsed * ((step + RowsNs(cost, item)) / all) : elapsed / count;
-    times.push_back({.own = own, .dense = time(Dense(counted)), .skipped = whole - own});
+    const double own_ns = part == 1 ? rows_ns[i] : RowsNs(cost, counted);
+    const bool sparse = counted.begin + counted.rows >= counted.sparse_from;
+    const absl::Duration own = time(part, own_ns);
+    times.push_back(
+        {.own = own,
+         .dense = sparse ? time(part, RowsNs(cost, Dense(counted))) : own,
+         .skipped = part == 1 ? absl::ZeroDuration() : time(1, rows_ns[i]) - own});
   }
   return times;
 }

@@ -205,7 +205,9 @@ TEST(RequestLogTest, IsThreadSafe) {
     });
   }
   for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(log.version(), 4 * 200 * 2);
+  // A thread that waits between a record and its shadow may find the record gone.
+  EXPECT_GE(log.version(), 4 * 200);
+  EXPECT_LE(log.version(), 4 * 200 * 2);
   for (const RequestRecord& record : log.Changed(0, 1000)) {
     EXPECT_EQ(Of(record, SavingsBasis::kModelled).requests, 1) << record.id;
     EXPECT_EQ(record.shadow->requests, 1) << record.id;

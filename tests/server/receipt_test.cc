@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <functional>
 #include <string>
 #include <vector>
@@ -146,12 +147,14 @@ TEST(ReceiptTest, AShortTextThatWasReadDenselySaysSo) {
 }
 
 TEST(ReceiptTest, TellsOfAnErrorThatWasTooLarge) {
+  std::atomic<bool> stays = false;
   TestServer server;
   v1::GenerateRequest request = Prompt(240, 10);
   request.mutable_attention()->set_mode(v1::ATTENTION_MODE_REFINED);
   request.mutable_attention()->set_eps(0.5f);
   request.mutable_attention()->set_max_error(0.25f);
-  server.fake().set_audit_error([](const AttentionOptions& o) { return o.eps; });
+  server.fake().set_audit_error(
+      [&stays](const AttentionOptions& o) { return stays ? 0.5 : o.eps; });
   v1::Receipt receipt = ReceiptOf(server, request);
   EXPECT_EQ(receipt.eps(), 0.25f);
   EXPECT_EQ(receipt.eps_lowered(), 1);
@@ -159,7 +162,7 @@ TEST(ReceiptTest, TellsOfAnErrorThatWasTooLarge) {
   EXPECT_EQ(receipt.note(), "lowered eps, because the audited error was above max_error");
   EXPECT_EQ(receipt.max_audited_error(), 0.5);
 
-  server.fake().set_audit_error([](const AttentionOptions&) { return 0.5; });
+  stays = true;
   receipt = ReceiptOf(server, request);
   EXPECT_EQ(receipt.eps(), 0.0625f);
   EXPECT_EQ(receipt.eps_lowered(), 3);

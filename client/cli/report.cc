@@ -97,11 +97,11 @@ std::string ReceiptLines(const v1::Receipt& receipt) {
   }
   if (receipt.has_coverage() && receipt.device_seconds() > 0) {
     absl::StrAppend(&lines, ", ", Seconds(receipt.device_seconds()),
-                    " of the device for ",
-                    Seconds(receipt.modelled_dense_device_seconds()), " densely");
+                    " of the device (modelled for dense: ",
+                    Seconds(receipt.modelled_dense_device_seconds()), ")");
   }
   if (receipt.has_coverage() && receipt.has_modelled_savings_usd()) {
-    absl::StrAppend(&lines, ", ", Usd(receipt.modelled_savings_usd()));
+    absl::StrAppend(&lines, ", ", Usd(receipt.modelled_savings_usd()), " (modelled)");
   }
   if (receipt.kv_bytes_dropped() > 0) {
     absl::StrAppend(&lines, ", gave back ", Bytes(receipt.kv_bytes_dropped()),

@@ -1,6 +1,7 @@
 #include "core/engine/step_time.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace quire {
 namespace {
@@ -33,6 +34,7 @@ std::vector<ItemTime> DivideStep(const StepCost& cost, absl::Span<const RowRange
   const auto count = static_cast<double>(items.size());
   const double step =
       static_cast<double>(cost.Nanoseconds({.steps = 1})) / std::max(count, 1.0);
+  const double elapsed_ns = absl::ToDoubleNanoseconds(elapsed);
   std::vector<double> rows_ns;  // priced once: a step may have hundreds of items
   rows_ns.reserve(items.size());
   double all = 0;
@@ -48,9 +50,11 @@ std::vector<ItemTime> DivideStep(const StepCost& cost, absl::Span<const RowRange
     const double part =
         item.rows > 0 ? static_cast<double>(counted.rows) / static_cast<double>(item.rows)
                       : 0;
+    // Durations are slow to multiply.
     const auto time = [&](double share_of_step, double ns) {
-      return all > 0 ? elapsed * ((share_of_step * step + ns) / all)
-                     : elapsed * (share_of_step / count);
+      const double share =
+          all > 0 ? (share_of_step * step + ns) / all : share_of_step / count;
+      return absl::Nanoseconds(std::llround(elapsed_ns * share));
     };
     const double own_ns = part == 1 ? rows_ns[i] : RowsNs(cost, counted);
     const bool sparse = counted.begin + counted.rows >= counted.sparse_from;

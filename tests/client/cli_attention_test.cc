@@ -45,11 +45,11 @@ TEST(ReceiptLinesTest, SayWhatWasReadSavedAndHowItErred) {
                                                        "modelled_dense_device_seconds: 4 "
                                                        "modelled_savings_usd: 0.00104")),
       "attention: refined, 6.1 % of the keys read, 2.4x fewer multiply-adds, "
-      "expected error 0.72 %, 2.50 s of the device for 4.00 s densely, $0.00104 "
-      "saved");
+      "expected error 0.72 %, 2.50 s of the device (modelled for dense: 4.00 s), "
+      "$0.00104 saved (modelled)");
   EXPECT_THAT(ReceiptLines(ReceiptFrom(std::string(kRefined) +
                                        "device_seconds: 2 modelled_savings_usd: -0.5")),
-              HasSubstr(", $0.5 lost"));
+              HasSubstr(", $0.5 lost (modelled)"));
   EXPECT_EQ(ReceiptLines(ReceiptFrom("mode: ATTENTION_MODE_FAITHFUL density: 0.3 "
                                      "saved_macs_share: -0.25 coverage: 0.5 "
                                      "audited_error: 0.1 fell_back: true "

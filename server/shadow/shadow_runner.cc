@@ -4,6 +4,8 @@
 #include <optional>
 #include <utility>
 
+#include "core/engine/request_limits.h"
+
 namespace quire::server {
 namespace {
 
@@ -137,12 +139,10 @@ void ShadowRunner::Measure(const ShadowJob& job) {
                          absl::IsUnavailable(status);
     return Skip(job, aborted ? ShadowSkip::kAborted : ShadowSkip::kFailed);
   }
-  ShadowResult result{
-      .call_id = job.request.scheduling.call_id,
-      .mode = std::visit([](const auto& work) { return work.attention.mode; },
-                         job.request.work),
-      .own = own,
-      .dense = dense.device.total()};
+  ShadowResult result{.call_id = job.request.scheduling.call_id,
+                      .mode = ShapeOf(job.request).attention.mode,
+                      .own = own,
+                      .dense = dense.device.total()};
   Compare(job.seen, dense.seen, result);
   model_.Learn(modelled, result.dense);
   observer_.OnShadow(result);

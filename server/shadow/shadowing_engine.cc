@@ -7,6 +7,7 @@
 #include <utility>
 #include <variant>
 
+#include "core/engine/request_limits.h"
 #include "server/shadow/shadow_job.h"
 #include "server/shadow/shadow_runner.h"
 
@@ -24,10 +25,6 @@ struct Shared {
 int32_t& TopLogprobs(EngineRequest& request) {
   return std::visit([](auto& work) -> int32_t& { return work.top_logprobs; },
                     request.work);
-}
-
-AttentionMode ModeOf(const EngineRequest& request) {
-  return std::visit([](const auto& work) { return work.attention.mode; }, request.work);
 }
 
 // Stands between the engine and a request's own sink.
@@ -132,14 +129,15 @@ class ShadowingEngine final : public Engine {
   absl::StatusOr<RequestId> Submit(EngineRequest request,
                                    std::unique_ptr<RequestSink> sink) override {
     const int32_t asked_top = TopLogprobs(request);
+    const RequestShape shape = ShapeOf(request);
     std::optional<ShadowJob> job;
-    if (Chooses(request)) {
+    if (Chooses(shape)) {
       TopLogprobs(request) = std::max(asked_top, 1);
       job = ShadowJob{.request = request};
     }
     auto measuring = std::make_unique<MeasuringSink>(
-        std::move(sink), Shared{model_, observer_, *runner_, clock_}, ModeOf(request),
-        request.scheduling.call_id, std::move(job), asked_top);
+        std::move(sink), Shared{model_, observer_, *runner_, clock_},
+        shape.attention.mode, request.scheduling.call_id, std::move(job), asked_top);
     return engine_->Submit(std::move(request), std::move(measuring));
   }
   absl::Status CheckAdmission(const RequestShape& shape) const override {
@@ -154,16 +152,10 @@ class ShadowingEngine final : public Engine {
 
  private:
   // Whether a request is to be measured. Texts that may not be read sparsely are not.
-  bool Chooses(const EngineRequest& request) {
-    const AttentionOptions& attention = std::visit(
-        [](const auto& work) -> const AttentionOptions& { return work.attention; },
-        request.work);
+  bool Chooses(const RequestShape& shape) {
+    const AttentionOptions& attention = shape.attention;
     if (attention.mode == AttentionMode::kDense) return false;
-    const auto* generate = std::get_if<GenerateRequest>(&request.work);
-    const int64_t tokens =
-        generate != nullptr
-            ? static_cast<int64_t>(generate->prompt.size()) + generate->max_new_tokens
-            : static_cast<int64_t>(std::get<ScoreRequest>(request.work).tokens.size());
+    const int64_t tokens = shape.prompt_tokens + std::max<int64_t>(shape.new_tokens, 1);
     const bool refined = attention.mode != AttentionMode::kFaithful;
     if (refined && (attention.eps == 0 || tokens < attention.SparseFrom())) return false;
     {

@@ -195,20 +195,16 @@ class FaithfulStep {
     const FaithfulCache cache = Cache(index);
     const HeadQueries queries = Queries(index);
     const Position begin = state_.grouped_end;
-    const int64_t fresh = End() - begin;
-    // More than m' raw tokens before a single row: a prompt's, of steps not seen here.
-    const bool decode = sequence_.rows == 1 && fresh == RegroupTokens(options_);
-    const int64_t focal =
-        decode ? FocalOfDecode(options_, End(), fresh)
-               : FocalOfChunk(options_, End(),
-                              static_cast<int64_t>(head.plan.focal.size()), fresh);
+    const RawSplit split = SplitOf(options_, begin, End(), sequence_.rows,
+                                   static_cast<int64_t>(head.plan.focal.size()));
     const std::vector<float> scores =
-        focal == fresh || focal == 0 ? std::vector<float>(fresh)
-        : decode ? LastQueryAttention(cache, queries, options_, begin, stats_.work)
-                 : TokenImportance(cache, queries, options_.sampled_queries, begin,
-                                   stats_.work);
+        !split.needs_scores() ? std::vector<float>(split.fresh)
+        : split.by_last_query
+            ? LastQueryAttention(cache, queries, options_, begin, stats_.work)
+            : TokenImportance(cache, queries, options_.sampled_queries, begin,
+                              stats_.work);
     const std::vector<Position> members =
-        AppendTokens(begin, scores, focal, options_.group_tokens, head.plan);
+        AppendTokens(begin, scores, split.focal, options_.group_tokens, head.plan);
     AppendGroups(cache, queries, options_, members, head, stats_.work);
   }
 

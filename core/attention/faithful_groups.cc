@@ -43,31 +43,28 @@ at::Tensor Attention(const HeadQueries& queries, absl::Span<const int64_t> rows,
   return scores.softmax(-1);
 }
 
-float PoolingScale(const HeadQueries& queries, const FaithfulOptions& options) {
-  return options.scaled_pooling ? queries.scale : 1.0f;
-}
-
 std::vector<float> ToVector(const at::Tensor& t) {
   return {t.const_data_ptr<float>(), t.const_data_ptr<float>() + t.numel()};
 }
 
 // Of pooling weights [groups, m], what is added to the groups' scores: [groups].
 at::Tensor Bias(const at::Tensor& weights, GroupBias bias) {
+  const int64_t groups = weights.size(0);
   switch (bias) {
     case GroupBias::kEntropy:
       return -at::xlogy(weights, weights).sum(-1);
     case GroupBias::kLogSize:
-      return at::full({weights.size(0)}, std::log(static_cast<double>(weights.size(1))),
-                      at::kFloat);
+      return at::full({groups}, std::log(static_cast<double>(weights.size(1))),
+                      weights.options());
     case GroupBias::kNone:
       break;
   }
-  return at::zeros({weights.size(0)}, at::kFloat);
+  return at::zeros({groups}, weights.options());
 }
 
-// Writes `fresh` behind the first `used` rows of `all`, which grows by a quarter at
-// least: appending a group now and then costs no more than its own size.
-void Append(const at::Tensor& fresh, int64_t used, at::Tensor& all) {
+}  // namespace
+
+void AppendRows(const at::Tensor& fresh, int64_t used, at::Tensor& all) {
   const int64_t needed = used + fresh.size(0);
   if (!all.defined() || all.size(0) < needed) {
     std::vector<int64_t> shape = fresh.sizes().vec();
@@ -79,17 +76,13 @@ void Append(const at::Tensor& fresh, int64_t used, at::Tensor& all) {
   all.narrow(0, used, fresh.size(0)).copy_(fresh);
 }
 
-// For each run of m members the row, of the step's, whose query pools it.
-std::vector<int64_t> PoolingRows(const HeadQueries& queries,
-                                 const std::vector<Position>& members, int64_t m) {
-  std::vector<int64_t> rows;
-  for (size_t i = m - 1; i < members.size(); i += m) {
-    rows.push_back(std::max(0, members[i] - queries.begin));
-  }
-  return rows;
+PooledGroups PoolGroups(const at::Tensor& q, const at::Tensor& keys,
+                        const at::Tensor& values, GroupBias bias) {
+  const at::Tensor weights = at::bmm(q, keys.transpose(1, 2)).softmax(-1).mean(1);
+  const at::Tensor row = weights.unsqueeze(1);  // [n, 1, m]
+  return {at::bmm(row, keys).squeeze(1), at::bmm(row, values).squeeze(1),
+          Bias(weights, bias)};
 }
-
-}  // namespace
 
 std::vector<float> TokenImportance(const FaithfulCache& cache, const HeadQueries& queries,
                                    int64_t sampled, Position begin, AttentionWork& work) {
@@ -110,12 +103,7 @@ std::vector<float> TokenImportance(const FaithfulCache& cache, const HeadQueries
   }
   work.selection_bytes += queries.end() * cache.row_bytes();
   std::vector<float> importance = ToVector(sums);
-  auto unseeing = rows.begin();  // of the queries, those before token i
-  for (size_t i = 0; i < importance.size(); ++i) {
-    const int64_t row = begin + static_cast<int64_t>(i) - queries.begin;
-    while (*unseeing < row) ++unseeing;
-    importance[i] /= static_cast<float>(rows.end() - unseeing);
-  }
+  MeanOfSeeing(rows, begin - queries.begin, absl::MakeSpan(importance));
   return importance;
 }
 
@@ -125,7 +113,7 @@ std::vector<float> LastQueryAttention(const FaithfulCache& cache,
                                       AttentionWork& work) {
   const int64_t last = queries.q.size(0) - 1;
   const at::Tensor keys = cache.Keys(begin, queries.end());
-  const at::Tensor q = Select(queries, {last}, PoolingScale(queries, options))[0];
+  const at::Tensor q = Select(queries, {last}, PoolingScale(queries.scale, options))[0];
   work.selection_macs += keys.size(0) * q.size(0) * cache.head_dim();
   work.selection_bytes += keys.size(0) * cache.row_bytes();
   return ToVector(at::matmul(q, keys.t()).softmax(-1).mean(0));
@@ -138,15 +126,14 @@ void AppendGroups(const FaithfulCache& cache, const HeadQueries& queries,
   const auto groups = static_cast<int64_t>(members.size()) / m;
   if (groups == 0) return;
   const int64_t used = static_cast<int64_t>(head.plan.last.size()) - groups;
-  const at::Tensor q =
-      Select(queries, PoolingRows(queries, members, m), PoolingScale(queries, options));
+  const at::Tensor q = Select(queries, PoolingRows(queries.begin, members, m),
+                              PoolingScale(queries.scale, options));
   const FaithfulCache::KeysValues run = cache.Read(members);
-  const at::Tensor keys = run.keys.view({groups, m, d});
-  const at::Tensor weights = at::bmm(q, keys.transpose(1, 2)).softmax(-1).mean(1);
-  const at::Tensor row = weights.unsqueeze(1);  // [groups, 1, m]
-  Append(at::bmm(row, keys).squeeze(1), used, head.keys);
-  Append(at::bmm(row, run.values.view({groups, m, d})).squeeze(1), used, head.values);
-  Append(Bias(weights, options.bias), used, head.bias);
+  const PooledGroups pooled = PoolGroups(q, run.keys.view({groups, m, d}),
+                                         run.values.view({groups, m, d}), options.bias);
+  AppendRows(pooled.keys, used, head.keys);
+  AppendRows(pooled.values, used, head.values);
+  AppendRows(pooled.bias, used, head.bias);
   work.statistics_macs += groups * m * d * (q.size(1) + 2);
   work.statistics_bytes +=
       groups * (m * 2 * cache.row_bytes() + (2 * d + 1) * int64_t{sizeof(float)});

@@ -18,6 +18,26 @@ struct HeadQueries {
   Position end() const { return begin + static_cast<Position>(q.size(0)); }
 };
 
+// Pooled groups, float32: keys, values [n, D], and bias [n] of their scores.
+struct PooledGroups {
+  at::Tensor keys, values, bias;
+};
+// P = softmax(q . K_run), mean over the R query heads; the pooled key is sum P_j K_j, the
+// value likewise. q [n, R, D] times PoolingScale; keys, values [n, m, D]; float32 on any
+// device.
+PooledGroups PoolGroups(const at::Tensor& q, const at::Tensor& keys,
+                        const at::Tensor& values, GroupBias bias);
+
+// Of the scores by which groups are pooled and decoded tokens are split, when attention's
+// have `scale`.
+inline float PoolingScale(float scale, const FaithfulOptions& options) {
+  return options.scaled_pooling ? scale : 1.0f;
+}
+
+// Writes `fresh` behind the first `used` rows of `all`, which grows by a quarter at
+// least: appending a group now and then costs no more than its own size.
+void AppendRows(const at::Tensor& fresh, int64_t used, at::Tensor& all);
+
 // Importance of the tokens [begin, queries.end()): s_i = sum over the sampled queries of
 // their causal softmax attention to i over all keys, summed over the R query heads,
 // divided by the number of sampled queries that see i (arXiv 2505.22107, section 4).
@@ -33,10 +53,8 @@ std::vector<float> LastQueryAttention(const FaithfulCache& cache,
                                       AttentionWork& work);
 
 // Pools the tokens `members`, every m of them a group, and appends the groups to the
-// head, whose plan has them already. P = softmax(q . K_run), with the query of the run's
-// last member, mean over the R query heads; the pooled key is sum P_j K_j, the value
-// likewise. A last member before the step lends the query of the step's first row. Counts
-// as statistics.
+// head, whose plan has them already: PoolGroups with the query of PoolingRows. Counts as
+// statistics.
 void AppendGroups(const FaithfulCache& cache, const HeadQueries& queries,
                   const FaithfulOptions& options, const std::vector<Position>& members,
                   FaithfulLayer::Head& head, AttentionWork& work);

@@ -77,6 +77,15 @@ int64_t FocalOfDecode(const FaithfulOptions& options, int64_t end, int64_t fresh
   return FocalTarget(options, end) == end ? fresh : fresh - options.group_tokens;
 }
 
+RawSplit SplitOf(const FaithfulOptions& options, Position grouped_end, Position end,
+                 int64_t rows, int64_t focal) {
+  const int64_t fresh = end - grouped_end;
+  const bool by_last_query = rows == 1 && fresh == RegroupTokens(options);
+  return {by_last_query, fresh,
+          by_last_query ? FocalOfDecode(options, end, fresh)
+                        : FocalOfChunk(options, end, focal, fresh)};
+}
+
 std::vector<Position> AppendTokens(Position begin, absl::Span<const float> scores,
                                    int64_t focal, int32_t m, GroupPlan& plan) {
   const auto n = static_cast<int64_t>(scores.size());
@@ -99,6 +108,62 @@ std::vector<int64_t> SampledRows(Position begin, int64_t rows, int64_t count) {
              [&](int64_t i) { return Hash(begin + static_cast<Position>(i)); });
   for (int64_t i = rows - recent; i < rows; ++i) sampled.push_back(i);
   return sampled;
+}
+
+void MeanOfSeeing(absl::Span<const int64_t> rows, int64_t first_row,
+                  absl::Span<float> sums) {
+  auto seeing = rows.begin();
+  for (size_t i = 0; i < sums.size(); ++i) {
+    while (*seeing < first_row + static_cast<int64_t>(i)) ++seeing;
+    sums[i] /= static_cast<float>(rows.end() - seeing);
+  }
+}
+
+std::vector<int64_t> PoolingRows(Position begin, absl::Span<const Position> members,
+                                 int64_t m) {
+  std::vector<int64_t> rows;
+  for (size_t i = m - 1; i < members.size(); i += m) {
+    rows.push_back(std::max(0, members[i] - begin));
+  }
+  return rows;
+}
+
+std::vector<RawColumn> RawColumns(const GroupPlan& plan, Position begin, Position end) {
+  std::vector<RawColumn> columns;
+  auto group = std::upper_bound(plan.last.begin(), plan.last.end(), begin);
+  for (const Position p : NotFocal(plan, ViewOf(plan, begin).raw_begin, end)) {
+    if (group != plan.last.end() && *group == p) {
+      ++group;  // its own row reads the group already
+    } else {
+      columns.push_back({p, group == plan.last.end() ? kReadForever : *group});
+    }
+  }
+  return columns;
+}
+
+PlanReads ReadsOf(const GroupPlan& plan, absl::Span<const RawColumn> raw, Position begin,
+                  Position end) {
+  const auto rows = [&](Position from, Position until) -> int64_t {
+    return std::max(0, std::min(until, end) - std::max(from, begin));
+  };
+  const Position first_group = plan.last.empty() ? kReadForever : plan.last.front();
+  PlanReads reads;
+  reads.grouped_rows = rows(first_group, end);
+  // Nearly all of a long text is before the step: counted at once.
+  const int64_t focal = CountUpTo(plan.focal, begin);
+  reads.columns = focal * rows(begin, end);
+  reads.focal = focal * reads.grouped_rows;
+  for (size_t i = focal; i < plan.focal.size(); ++i) {
+    reads.columns += rows(plan.focal[i], end);
+    reads.focal += rows(std::max(plan.focal[i], first_group), end);
+  }
+  const int64_t groups = CountUpTo(plan.last, begin);
+  reads.columns += groups * rows(begin, end);
+  for (size_t i = groups; i < plan.last.size(); ++i) {
+    reads.columns += rows(plan.last[i], end);
+  }
+  for (const RawColumn& c : raw) reads.columns += rows(c.position, c.until);
+  return reads;
 }
 
 }  // namespace quire

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -45,6 +46,21 @@ int64_t FocalOfChunk(const FaithfulOptions& options, int64_t end, int64_t focal,
                      int64_t fresh);
 int64_t FocalOfDecode(const FaithfulOptions& options, int64_t end, int64_t fresh);
 
+// How the raw tokens [grouped_end, end) are split, when `focal` tokens are focal already:
+// after a step of `rows` rows, or before its rows are read.
+struct RawSplit {
+  // By the attention of the last query alone: m' tokens and a single row. False: by
+  // importance; so are more raw tokens before a single row: a prompt's, of steps that
+  // were not seen.
+  bool by_last_query = false;
+  int64_t fresh = 0;
+  int64_t focal = 0;  // of the fresh ones
+  // All or none become focal, whatever they score.
+  bool needs_scores() const { return focal > 0 && focal < fresh; }
+};
+RawSplit SplitOf(const FaithfulOptions& options, Position grouped_end, Position end,
+                 int64_t rows, int64_t focal);
+
 // Appends tokens [begin, begin + scores.size()) to the plan: the `focal` tokens of
 // highest score are focal (of equals the earlier, NaN last), the others are cut in runs
 // of m in position order. Returns those others; their number is a multiple of m.
@@ -56,5 +72,35 @@ std::vector<Position> AppendTokens(Position begin, absl::Span<const float> score
 // 2), and of the rest those whose hash of the position is lowest: reproducible, and
 // independent of everything else.
 std::vector<int64_t> SampledRows(Position begin, int64_t rows, int64_t count);
+
+// Makes means of sums: sums[i] is what the sampled `rows` (ascending) give to row
+// first_row + i, which those before it do not see. There is a sampled row at or after
+// each.
+void MeanOfSeeing(absl::Span<const int64_t> rows, int64_t first_row,
+                  absl::Span<float> sums);
+
+// For each run of m members the row, of a step's whose first is at position `begin`,
+// whose query pools it: its last member's, or the first row if that is before the step.
+std::vector<int64_t> PoolingRows(Position begin, absl::Span<const Position> members,
+                                 int64_t m);
+
+// A token that rows read raw: those at positions [position, until).
+struct RawColumn {
+  Position position = 0;
+  Position until = 0;  // the last member of the token's group, or never: kReadForever
+};
+inline constexpr Position kReadForever = std::numeric_limits<Position>::max();
+// What some of the rows at positions [begin, end) read raw; ascending.
+std::vector<RawColumn> RawColumns(const GroupPlan& plan, Position begin, Position end);
+
+// What the rows at positions [begin, end) read, summed over them.
+struct PlanReads {
+  int64_t columns = 0;
+  int64_t focal = 0;         // of the columns, focal ones of rows that also read groups
+  int64_t grouped_rows = 0;  // rows that read groups
+};
+// raw: of the same rows.
+PlanReads ReadsOf(const GroupPlan& plan, absl::Span<const RawColumn> raw, Position begin,
+                  Position end);
 
 }  // namespace quire

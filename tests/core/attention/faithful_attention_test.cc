@@ -14,44 +14,9 @@ using testing::AttentionOracle;
 using testing::FaithfulCase;
 using testing::FaithfulOracle;
 using testing::FaithfulRun;
+using testing::RandomCase;
 using testing::RelativeError;
 using testing::ToDoubles;
-
-template <typename T>
-T OneOf(std::mt19937& random, std::initializer_list<T> choices) {
-  return choices.begin()[random() % choices.size()];
-}
-
-// A prompt in chunks, many of awkward sizes, and an answer.
-std::vector<int64_t> RandomSteps(std::mt19937& random) {
-  std::vector<int64_t> steps;
-  const auto chunks = 1 + random() % 4;
-  for (size_t i = 0; i < chunks; ++i) {
-    steps.push_back(OneOf<int64_t>(random, {1, 2, 15, 16, 17, 18, 40, 64, 65, 100, 190}));
-  }
-  AddDecodes(OneOf<int64_t>(random, {0, 1, 5, 17, 18, 36, 60}), steps);
-  return steps;
-}
-
-FaithfulCase RandomCase(uint32_t seed) {
-  std::mt19937 random(seed);
-  FaithfulCase c;
-  c.type = OneOf(random, {at::kFloat, at::kFloat, at::kBFloat16});
-  c.kv_heads = OneOf<int64_t>(random, {1, 2, 3});
-  c.heads = c.kv_heads * OneOf<int64_t>(random, {1, 2, 3});
-  c.head_dim = OneOf<int64_t>(random, {16, 32});
-  c.block = OneOf<int64_t>(random, {64, 64, 16, 7, 1});
-  c.options.group_tokens = OneOf<int32_t>(random, {1, 2, 4, 10, 16, 16, 33, 500});
-  c.options.focal_share = OneOf(random, {.01f, .1f, .1f, .5f, 1.f});
-  c.options.min_focal_tokens = OneOf<int32_t>(random, {0, 0, 8, 50, 1000});
-  c.options.sampled_queries = OneOf<int32_t>(random, {1, 2, 9, 128});
-  c.options.bias =
-      OneOf(random, {GroupBias::kNone, GroupBias::kLogSize, GroupBias::kEntropy});
-  c.options.scaled_pooling = OneOf(random, {true, true, false});
-  c.options.whole_prompt = OneOf(random, {true, false});
-  c.steps = RandomSteps(random);
-  return c;
-}
 
 void ExpectSamePlan(const FaithfulLayer& state, const FaithfulOracle& oracle) {
   ASSERT_EQ(state.grouped_end, oracle.grouped_end());

@@ -50,8 +50,9 @@ struct RopeArgs {
   const float* sin = nullptr;
   const float* q_norm = nullptr;   // [D], or null (Qwen3 has them)
   const float* k_norm = nullptr;   // [D], or null
-  const int32_t* slots = nullptr;  // [T] block * kPageTokens + place in the block
-  Bf16* q = nullptr;               // [T, H, D]
+  // [T] block * kPageTokens + place in the block; negative: the row is kept nowhere.
+  const int32_t* slots = nullptr;
+  Bf16* q = nullptr;  // [T, H, D]
   Bf16* k = nullptr;               // the layer's cache
   Bf16* v = nullptr;
   float norm_eps = 0;

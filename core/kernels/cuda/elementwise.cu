@@ -191,6 +191,7 @@ __device__ void RopeHead(const RopeArgs& a, int64_t row, int head, int lane) {
   } else {
     const int kv_head = head - a.query_heads - (is_key ? 0 : a.kv_heads);
     const int64_t slot = a.slots[row];
+    if (slot < 0) return;
     out =
         (is_key ? a.k : a.v) +
         ((slot / kPageTokens * a.kv_heads + kv_head) * kPageTokens + slot % kPageTokens) *

@@ -2,25 +2,33 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <utility>
 
 #include "ATen/ops/empty.h"
 #include "ATen/ops/empty_like.h"
 #include "ATen/ops/zeros.h"
 #include "absl/strings/str_cat.h"
 #include "c10/cuda/CUDAStream.h"
+#include "core/base/check.h"
 #include "core/base/status_macros.h"
 #include "core/kernels/cuda/refined.h"
 #include "core/kernels/refined.h"
+#include "core/model/cuda_audit.h"
 #include "core/model/cuda_check.h"
+#include "core/model/cuda_faithful.h"
 #include "core/model/cuda_prefill.h"
-#include "core/model/layer_parts.h"
-#include "core/model/weight_map.h"
+#include "core/model/cuda_row_summary.h"
 
 namespace quire {
 namespace {
 
 namespace cuda = kernels::cuda;
 using cuda::Bf16;
+
+// Rows that a step that runs as a graph is padded to.
+constexpr int64_t kGraphRows[] = {1, 2, 4, 8, 16, 24, 32, 48, CudaDecoder::kMaxGraphRows};
+constexpr int64_t kMinGraphPages = 1024;  // that lists of such steps have places for
 
 Bf16* Data(const at::Tensor& t) { return static_cast<Bf16*>(t.data_ptr()); }
 const float* Floats(const at::Tensor& t) {
@@ -31,9 +39,8 @@ float Scale(const ModelConfig& c) {
   return 1.0f / std::sqrt(static_cast<float>(c.head_dim));
 }
 
-// Far pages that have no index yet.
-std::vector<int32_t> BlocksToIndex(absl::Span<const CudaSequence> sequences,
-                                   CudaKvCache& cache) {
+// Pages that the rows begin lose the index of what was in their blocks before.
+void ForgetIndices(absl::Span<const CudaSequence> sequences, CudaKvCache& cache) {
   for (const CudaSequence& s : sequences) {
     const int64_t first = (s.rows.begin + cuda::kPageTokens - 1) / cuda::kPageTokens;
     for (int64_t page = first; page * cuda::kPageTokens < s.rows.begin + s.rows.rows;
@@ -41,6 +48,11 @@ std::vector<int32_t> BlocksToIndex(absl::Span<const CudaSequence> sequences,
       cache.ForgetIndex(s.rows.blocks[page]);
     }
   }
+}
+
+// Far pages of decoding rows that have no index yet; from now on they count as indexed.
+std::vector<int32_t> TakeUnindexed(absl::Span<const CudaSequence> sequences,
+                                   CudaKvCache& cache) {
   std::vector<int32_t> blocks;
   for (const CudaSequence& s : sequences) {
     if (s.reading != CudaSequence::Reading::kRefinedDecode) continue;
@@ -51,15 +63,13 @@ std::vector<int32_t> BlocksToIndex(absl::Span<const CudaSequence> sequences,
   return blocks;
 }
 
-absl::StatusOr<CudaLinear> Upload(const WeightMap& weights,
-                                  const std::vector<WeightMap::Part>& parts,
-                                  int64_t columns, at::Device device) {
-  QUIRE_ASSIGN_OR_RETURN(const WeightMap::Joined joined, weights.Join(parts, columns));
-  // Narrowed on the host: half as much to send.
-  const auto send = [&](const at::Tensor& t) {
-    return t.defined() ? t.to(at::kBFloat16).to(device) : at::Tensor();
-  };
-  return CudaLinear{send(joined.weight), send(joined.bias)};
+// On the device, by a copy that does not wait.
+at::Tensor Send(const std::vector<int32_t>& values, at::Device device) {
+  const auto count = static_cast<int64_t>(values.size());
+  const CudaStep::Memory memory = CudaStep::Memory::Make(count, device);
+  std::copy(values.begin(), values.end(), memory.host.data_ptr<int32_t>());
+  memory.device.copy_(memory.host, /*non_blocking=*/true);
+  return memory.device;
 }
 
 absl::Status CheckShape(const ModelConfig& c) {
@@ -90,10 +100,13 @@ struct CudaDecoder::Rows {
   at::Tensor residual;  // [T, E] float32, without `update`
   at::Tensor update;    // [T, E] bfloat16, or undefined
   at::Tensor counts;    // of Result
+  CudaTimer& timer;
+  at::Tensor audit_errors = {};  // of Result
 };
 
-CudaDecoder::CudaDecoder(const ModelConfig& config, at::Device device)
-    : config_(config), device_(device) {
+CudaDecoder::CudaDecoder(const ModelConfig& config, CudaWeights weights,
+                         at::Device device)
+    : config_(config), device_(device), weights_(std::move(weights)) {
   ThrowIfError(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount,
                                       device.index()));
   const std::vector<double> frequencies =
@@ -112,6 +125,7 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, at::Device device)
 // Zeroed when made: the kernels leave their counters at zero.
 void CudaDecoder::GrowWorkspace(int32_t sequences, int64_t far_pages) {
   if (sequences <= workspace_sequences_ && far_pages <= workspace_far_pages_) return;
+  graphs_.Clear();
   if (sequences > workspace_sequences_) {
     workspace_sequences_ = std::max(sequences, 2 * workspace_sequences_);
   }
@@ -134,53 +148,16 @@ absl::StatusOr<std::unique_ptr<CudaDecoder>> CudaDecoder::Load(const ModelConfig
                                                                const WeightSource& source,
                                                                at::Device device) {
   QUIRE_RETURN_IF_ERROR(CheckShape(config));
-  std::unique_ptr<CudaDecoder> decoder(new CudaDecoder(config, device));
-  QUIRE_RETURN_IF_ERROR(decoder->LoadWeights(source));
-  return decoder;
+  QUIRE_ASSIGN_OR_RETURN(CudaWeights weights, LoadCudaWeights(config, source, device));
+  return Make(config, std::move(weights), device);
 }
 
-absl::Status CudaDecoder::LoadWeights(const WeightSource& source) {
-  const WeightMap weights(source, config_);
-  QUIRE_ASSIGN_OR_RETURN(embedding_,
-                         Upload(weights, {{"model.embed_tokens", config_.vocab_size}},
-                                config_.hidden_size, device_));
-  if (!config_.tie_embeddings) {
-    QUIRE_ASSIGN_OR_RETURN(head_, Upload(weights, {{"lm_head", config_.vocab_size}},
-                                         config_.hidden_size, device_));
-  }
-  QUIRE_ASSIGN_OR_RETURN(final_norm_,
-                         weights.Vector("model.norm.weight", config_.hidden_size));
-  final_norm_ = final_norm_.to(device_);
-  for (int32_t i = 0; i < config_.num_layers; ++i) {
-    QUIRE_RETURN_IF_ERROR(LoadLayer(source, i));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CudaDecoder::LoadLayer(const WeightSource& source, int32_t index) {
-  const WeightMap weights(source, config_);
-  const LayerParts parts = PartsOf(config_, index);
-  Layer l;
-  QUIRE_ASSIGN_OR_RETURN(l.attention_norm,
-                         weights.Vector(parts.attention_norm, config_.hidden_size));
-  QUIRE_ASSIGN_OR_RETURN(l.mlp_norm, weights.Vector(parts.mlp_norm, config_.hidden_size));
-  if (config_.qk_norm) {
-    QUIRE_ASSIGN_OR_RETURN(l.q_norm, weights.Vector(parts.q_norm, config_.head_dim));
-    QUIRE_ASSIGN_OR_RETURN(l.k_norm, weights.Vector(parts.k_norm, config_.head_dim));
-    l.q_norm = l.q_norm.to(device_);
-    l.k_norm = l.k_norm.to(device_);
-  }
-  l.attention_norm = l.attention_norm.to(device_);
-  l.mlp_norm = l.mlp_norm.to(device_);
-  QUIRE_ASSIGN_OR_RETURN(l.qkv, Upload(weights, parts.qkv, config_.hidden_size, device_));
-  QUIRE_ASSIGN_OR_RETURN(l.output, Upload(weights, parts.output,
-                                          config_.num_heads * config_.head_dim, device_));
-  QUIRE_ASSIGN_OR_RETURN(l.gate_up,
-                         Upload(weights, parts.gate_up, config_.hidden_size, device_));
-  QUIRE_ASSIGN_OR_RETURN(l.down,
-                         Upload(weights, parts.down, config_.intermediate_size, device_));
-  layers_.push_back(std::move(l));
-  return absl::OkStatus();
+absl::StatusOr<std::unique_ptr<CudaDecoder>> CudaDecoder::Make(const ModelConfig& config,
+                                                               CudaWeights weights,
+                                                               at::Device device) {
+  QUIRE_RETURN_IF_ERROR(CheckShape(config));
+  return std::unique_ptr<CudaDecoder>(
+      new CudaDecoder(config, std::move(weights), device));
 }
 
 at::Tensor CudaDecoder::Normed(at::Tensor& residual, const at::Tensor& update,
@@ -255,35 +232,64 @@ void CudaDecoder::DecodeRefined(int32_t layer, const at::Tensor& q, const Rows& 
   ThrowIfError(cuda::RefinedDecode(args, Stream()));
 }
 
+// One sequence that does not decode together with others.
+void CudaDecoder::AttendAlone(int32_t layer, size_t sequence, const at::Tensor& q,
+                              const Rows& rows, const CudaKvCache::Layer& kv,
+                              at::Tensor& out) const {
+  const CudaSequence& s = rows.sequences[sequence];
+  const int64_t tokens = s.rows.begin + s.rows.rows;
+  const bool faithful = s.reading == CudaSequence::Reading::kFaithful;
+  const bool probed =
+      std::any_of(rows.probes.begin(), rows.probes.end(),
+                  [&](const Probe& probe) { return probe.sequence == sequence; });
+  const auto gather = [&](const at::Tensor& side) {
+    return GatherTokens(side, rows.step.pages(sequence), tokens);
+  };
+  const at::Tensor k = faithful && !probed ? at::Tensor() : gather(kv.k);
+  if (faithful) {
+    s.faithful->Attend(layer, q, kv.k, kv.v, Scale(config_), out);
+  } else {
+    DensePrefill(q, k, gather(kv.v), s.rows, Scale(config_), out);
+  }
+  for (Probe& probe : rows.probes) {
+    if (probe.sequence != sequence) continue;
+    ProbeOnDevice(q, k, s.rows, probe.rows, Scale(config_), probe.attention);
+  }
+}
+
+void CudaDecoder::Audit(const at::Tensor& q, const Rows& rows,
+                        const CudaKvCache::Layer& kv, const at::Tensor& out) const {
+  at::Tensor dense = at::empty_like(q);
+  ThrowIfError(
+      cuda::DenseDecode(DecodeArgsOf(rows.step.audits(), q, kv, dense), Stream()));
+  at::Tensor errors = rows.audit_errors;
+  AddAuditErrors(out, dense, rows.step.audited_rows(), errors);
+}
+
 at::Tensor CudaDecoder::Attend(int32_t layer, const at::Tensor& q, const Rows& rows,
                                const CudaKvCache::Layer& kv) const {
   at::Tensor out = at::empty_like(q);
-  if (rows.step.index_blocks() > 0) {
-    ThrowIfError(cuda::IndexPages(
-        Data(kv.k), rows.step.blocks_to_index(), rows.step.index_blocks(),
-        config_.num_kv_heads, config_.head_dim, kv.index.data_ptr<uint8_t>(), Stream()));
-  }
   if (rows.step.dense().sequences > 0) {
     ThrowIfError(
         cuda::DenseDecode(DecodeArgsOf(rows.step.dense(), q, kv, out), Stream()));
   }
   if (rows.step.near().sequences > 0) DecodeRefined(layer, q, rows, kv, out);
   for (size_t i = 0; i < rows.sequences.size(); ++i) {
-    if (rows.sequences[i].reading != CudaSequence::Reading::kPrefill) continue;
-    const kernels::SequenceRows& s = rows.sequences[i].rows;
-    const at::Tensor k = GatherTokens(kv.k, rows.step.pages(i), s.begin + s.rows);
-    const at::Tensor v = GatherTokens(kv.v, rows.step.pages(i), s.begin + s.rows);
-    DensePrefill(q, k, v, s, Scale(config_), out);
-    for (Probe& probe : rows.probes) {
-      if (probe.sequence != i) continue;
-      ProbeOnDevice(q, k, s, probe.rows, Scale(config_), probe.attention);
+    const CudaSequence::Reading reading = rows.sequences[i].reading;
+    if (reading != CudaSequence::Reading::kPrefill &&
+        reading != CudaSequence::Reading::kFaithful) {
+      continue;
     }
+    rows.timer.Start(i, Stream());
+    AttendAlone(layer, i, q, rows, kv, out);
+    rows.timer.Stop(Stream());
   }
+  if (rows.audit_errors.defined()) Audit(q, rows, kv, out);
   return out.view({q.size(0), -1});
 }
 
 void CudaDecoder::RunLayer(int32_t index, Rows& rows, CudaKvCache& cache) const {
-  const Layer& layer = layers_[index];
+  const Layer& layer = weights_.layers[index];
   const CudaKvCache::Layer& kv = cache.layer(index);
   const at::Tensor normed = Normed(rows.residual, rows.update, layer.attention_norm);
   const at::Tensor q = RotateAndStore(layer, layer.qkv.Apply(normed), rows, kv);
@@ -297,31 +303,50 @@ void CudaDecoder::RunLayer(int32_t index, Rows& rows, CudaKvCache& cache) const 
   rows.update = layer.down.Apply(inner);
 }
 
-CudaDecoder::Result CudaDecoder::Forward(absl::Span<const TokenId> tokens,
-                                         absl::Span<const CudaSequence> sequences,
-                                         absl::Span<Probe> probes, CudaKvCache& cache) {
-  const auto floats = at::TensorOptions(at::kFloat).device(device_);
-  for (Probe& probe : probes) {
-    const kernels::SequenceRows& s = sequences[probe.sequence].rows;
-    probe.attention = at::zeros({s.begin + probe.rows.back() + 1}, floats);
+// Before the layers: far pages' keys were all written in earlier steps. Returns how many
+// pages there were.
+int64_t CudaDecoder::IndexFarPages(absl::Span<const CudaSequence> sequences,
+                                   CudaKvCache& cache) {
+  ForgetIndices(sequences, cache);
+  const std::vector<int32_t> blocks = TakeUnindexed(sequences, cache);
+  if (blocks.empty()) return 0;
+  const auto count = static_cast<int64_t>(blocks.size());
+  try {
+    const at::Tensor sent = Send(blocks, device_);
+    for (int32_t i = 0; i < config_.num_layers; ++i) {
+      const CudaKvCache::Layer& kv = cache.layer(i);
+      ThrowIfError(cuda::IndexPages(Data(kv.k), sent.const_data_ptr<int32_t>(), count,
+                                    config_.num_kv_heads, config_.head_dim,
+                                    kv.index.data_ptr<uint8_t>(), Stream()));
+    }
+  } catch (...) {  // whoever tries again makes them
+    for (const int32_t block : blocks) cache.ForgetIndex(BlockId{block});
+    throw;
   }
-  const std::vector<int32_t> blocks = BlocksToIndex(sequences, cache);
-  const CudaStep step(tokens, sequences, blocks, config_.num_layers, config_.num_kv_heads,
-                      device_);
-  GrowWorkspace(static_cast<int32_t>(sequences.size()), step.far().page_count);
+  return count;
+}
+
+CudaDecoder::Result CudaDecoder::Run(const CudaStep& step,
+                                     absl::Span<const CudaSequence> sequences,
+                                     absl::Span<Probe> probes, CudaKvCache& cache) {
+  const auto floats = at::TensorOptions(at::kFloat).device(device_);
   const int64_t half = config_.head_dim / 2;
   Rows rows = {.step = step,
                .sequences = sequences,
                .probes = probes,
                .cos = at::empty({step.rows(), half}, floats),
                .sin = at::empty({step.rows(), half}, floats),
-               .residual = at::empty({step.rows(), config_.hidden_size}, floats)};
+               .residual = at::empty({step.rows(), config_.hidden_size}, floats),
+               .timer = timer_};
+  if (step.audits().sequences > 0) {
+    rows.audit_errors = at::zeros({step.audits().sequences}, floats);
+  }
   if (step.near().sequences > 0) {
     rows.counts = at::zeros({step.near().sequences, 3}, floats.dtype(at::kLong));
   }
-  ThrowIfError(cuda::EmbedRows(Data(embedding_.weight), step.tokens(), step.rows(),
-                               config_.hidden_size, rows.residual.data_ptr<float>(),
-                               Stream()));
+  ThrowIfError(cuda::EmbedRows(Data(weights_.embedding.weight), step.tokens(),
+                               step.rows(), config_.hidden_size,
+                               rows.residual.data_ptr<float>(), Stream()));
   ThrowIfError(cuda::RopeTable(step.positions(), Floats(inverse_frequencies_),
                                static_cast<float>(config_.rope.attention_factor),
                                step.rows(), half, rows.cos.data_ptr<float>(),
@@ -329,19 +354,102 @@ CudaDecoder::Result CudaDecoder::Forward(absl::Span<const TokenId> tokens,
   for (int32_t i = 0; i < config_.num_layers; ++i) RunLayer(i, rows, cache);
   ThrowIfError(cuda::AddRows(rows.residual.data_ptr<float>(), Data(rows.update),
                              rows.residual.numel(), Stream()));
-  return {rows.residual, rows.counts, static_cast<int64_t>(blocks.size())};
+  return {
+      .hidden = rows.residual, .counts = rows.counts, .audit_errors = rows.audit_errors};
+}
+
+bool CudaDecoder::RunsAsGraph(absl::Span<const CudaSequence> sequences) const {
+  return use_graphs_ && static_cast<int64_t>(sequences.size()) <= kMaxGraphRows &&
+         std::all_of(sequences.begin(), sequences.end(), [](const CudaSequence& s) {
+           return s.audited.empty() &&
+                  (s.reading == CudaSequence::Reading::kDenseDecode ||
+                   s.reading == CudaSequence::Reading::kRefinedDecode);
+         });
+}
+
+// The padded shape, with tables for it. Each kind of decoding has places for all rows, if
+// there is any of it: how they divide makes no other graph.
+CudaStep::Shape CudaDecoder::GraphShape(absl::Span<const CudaSequence> sequences) {
+  const CudaStep::Shape exact = CudaStep::Shape::Of(sequences);
+  const auto padded = [this](int64_t rows, bool dense, bool refined) {
+    const auto decodes = static_cast<int32_t>(rows);
+    return CudaStep::Shape{.rows = rows,
+                           .targets = rows,
+                           .dense = dense ? decodes : 0,
+                           .refined = refined ? decodes : 0,
+                           .dense_pages = dense ? graph_pages_ : 0,
+                           .near_pages = refined ? rows * CudaStep::kMaxNearPages : 0,
+                           .far_pages = refined ? graph_pages_ : 0};
+  };
+  const int64_t pages = std::max(exact.dense_pages, exact.far_pages);
+  if (pages > graph_pages_) {
+    graphs_.Clear();
+    const int64_t grown = std::max({pages, 2 * graph_pages_, kMinGraphPages});
+    graph_pages_ = 0;  // if there is no memory
+    graph_tables_ = {};
+    CudaStep::Shape largest = padded(kMaxGraphRows, true, true);
+    largest.dense_pages = largest.far_pages = grown;
+    graph_tables_ = CudaStep::Memory::Make(
+        CudaStep::Entries(largest, config_.num_layers, config_.num_kv_heads), device_);
+    graph_pages_ = grown;
+  }
+  const int64_t rows =
+      *std::lower_bound(std::begin(kGraphRows), std::end(kGraphRows), exact.rows);
+  return padded(rows, exact.dense > 0, exact.refined > 0);
+}
+
+CudaDecoder::Result CudaDecoder::ForwardAsGraph(absl::Span<const TokenId> tokens,
+                                                absl::Span<const CudaSequence> sequences,
+                                                CudaKvCache& cache) {
+  const CudaStep::Shape shape = GraphShape(sequences);
+  GrowWorkspace(static_cast<int32_t>(shape.rows), shape.far_pages);
+  const CudaStep step(shape, tokens, sequences, config_.num_layers, config_.num_kv_heads,
+                      graph_tables_);
+  const CudaGraphs::Outputs outputs =
+      graphs_.Run({shape.rows, shape.dense > 0, shape.refined > 0}, [&] {
+        const Result result = Run(step, {}, {}, cache);
+        const at::Tensor logits = Logits(result.hidden);
+        return CudaGraphs::Outputs{result.hidden, result.counts, logits,
+                                   SummarizeLogits(logits, step.targets())};
+      });
+  const auto rows = static_cast<int64_t>(tokens.size());
+  return {.hidden = outputs[0].narrow(0, 0, rows),
+          .counts = outputs[1],
+          .logits = outputs[2].narrow(0, 0, rows),
+          .numbers = outputs[3]};
+}
+
+CudaDecoder::Result CudaDecoder::Forward(absl::Span<const TokenId> tokens,
+                                         absl::Span<const CudaSequence> sequences,
+                                         absl::Span<Probe> probes, CudaKvCache& cache) {
+  QUIRE_CHECK(cache_ == nullptr || cache_ == &cache);
+  cache_ = &cache;
+  timer_.Clear();
+  const int64_t indexed = IndexFarPages(sequences, cache);
+  Result result;
+  if (RunsAsGraph(sequences)) {
+    result = ForwardAsGraph(tokens, sequences, cache);
+  } else {
+    for (Probe& probe : probes) {
+      const kernels::SequenceRows& s = sequences[probe.sequence].rows;
+      probe.attention = at::zeros({s.begin + probe.rows.back() + 1},
+                                  at::TensorOptions(at::kFloat).device(device_));
+    }
+    const CudaStep step(tokens, sequences, config_.num_layers, config_.num_kv_heads,
+                        device_);
+    GrowWorkspace(
+        std::max(static_cast<int32_t>(sequences.size()), step.audits().sequences),
+        step.far().page_count);
+    result = Run(step, sequences, probes, cache);
+  }
+  result.indexed_pages = indexed;
+  return result;
 }
 
 at::Tensor CudaDecoder::Logits(const at::Tensor& hidden) const {
   at::Tensor rows = hidden.contiguous();
-  const at::Tensor normed = Normed(rows, {}, final_norm_);
-  return (config_.tie_embeddings ? embedding_ : head_).ApplyF32(normed);
-}
-
-int64_t CudaDecoder::weight_bytes() const {
-  return config_.tie_embeddings
-             ? WeightBytes<CudaLinear>({&embedding_}, final_norm_, layers_)
-             : WeightBytes<CudaLinear>({&embedding_, &head_}, final_norm_, layers_);
+  const at::Tensor normed = Normed(rows, {}, weights_.final_norm);
+  return (config_.tie_embeddings ? weights_.embedding : weights_.head).ApplyF32(normed);
 }
 
 }  // namespace quire

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "ATen/ops/empty.h"
+#include "core/base/check.h"
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/refined.h"
 
@@ -15,130 +16,247 @@ using kernels::SequenceRows;
 using kernels::cuda::kPageTokens;
 using Reading = CudaSequence::Reading;
 
-// Blocks [first, last) of a sequence.
-void AppendBlocks(const SequenceRows& s, int64_t first, int64_t last,
-                  std::vector<int32_t>& to) {
-  for (int64_t i = first; i < last; ++i) to.push_back(static_cast<int32_t>(s.blocks[i]));
+// Blocks that positions up to the end of so many rows need.
+int64_t PagesOf(const SequenceRows& s, int64_t rows) {
+  return (s.begin + rows + kPageTokens - 1) / kPageTokens;
 }
-
-// Blocks that positions [0, end of the rows) need.
-int64_t PagesOf(const SequenceRows& s) {
-  return (s.begin + s.rows + kPageTokens - 1) / kPageTokens;
-}
+int64_t PagesOf(const SequenceRows& s) { return PagesOf(s, s.rows); }
 
 }  // namespace
 
-CudaStep::CudaStep(absl::Span<const TokenId> tokens,
-                   absl::Span<const CudaSequence> sequences,
-                   absl::Span<const int32_t> blocks, int32_t layers, int32_t kv_heads,
-                   at::Device device)
-    : rows_(static_cast<int64_t>(tokens.size())),
-      kv_heads_(kv_heads),
-      index_blocks_(static_cast<int64_t>(blocks.size())),
-      pages_at_(sequences.size(), 0) {
-  AppendRows(tokens, sequences);
-  AppendDecodes(sequences);
-  AppendDraws(sequences, layers);
-  index_at_ = static_cast<int64_t>(host_.size());
-  host_.insert(host_.end(), blocks.begin(), blocks.end());
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    if (sequences[i].reading != Reading::kPrefill) continue;
-    pages_at_[i] = static_cast<int64_t>(host_.size());
-    AppendBlocks(sequences[i].rows, 0, PagesOf(sequences[i].rows), host_);
-  }
-  // Pinned, so that the copy does not wait; ATen keeps the memory until it is done.
-  const at::Tensor pinned = at::empty({static_cast<int64_t>(host_.size())},
-                                      at::TensorOptions(at::kInt).pinned_memory(true));
-  std::copy(host_.begin(), host_.end(), pinned.data_ptr<int32_t>());
-  table_ = pinned.to(device, at::kInt, /*non_blocking=*/true);
-  host_ = {};
-}
-
-void CudaStep::AppendRows(absl::Span<const TokenId> tokens,
-                          absl::Span<const CudaSequence> sequences) {
-  const size_t rows = tokens.size();
-  host_.assign(tokens.begin(), tokens.end());
-  host_.resize(3 * rows);
+CudaStep::Shape CudaStep::Shape::Of(absl::Span<const CudaSequence> sequences) {
+  Shape shape;
   for (const CudaSequence& sequence : sequences) {
-    const SequenceRows& s = sequence.rows;
-    for (int64_t i = 0; i < s.rows; ++i) {
-      const int64_t position = s.begin + i;
-      host_[rows + s.first_row + i] = static_cast<int32_t>(position);
-      host_[2 * rows + s.first_row + i] = static_cast<int32_t>(
-          static_cast<int64_t>(s.blocks[position / kPageTokens]) * kPageTokens +
-          position % kPageTokens);
+    const int64_t pages = PagesOf(sequence.rows);
+    shape.rows += sequence.rows.rows;
+    switch (sequence.reading) {
+      case Reading::kPrefill:
+      case Reading::kFaithful:
+        shape.prompt_pages += pages;
+        break;
+      case Reading::kDenseDecode:
+        ++shape.dense;
+        shape.dense_pages += pages;
+        break;
+      case Reading::kRefinedDecode:
+        ++shape.refined;
+        shape.near_pages += pages - sequence.far_pages();
+        shape.far_pages += sequence.far_pages();
+        break;
+    }
+    for (const int64_t row : sequence.audited) {
+      ++shape.audits;
+      shape.audit_pages += PagesOf(sequence.rows, row + 1);
     }
   }
+  return shape;
 }
 
-CudaStep::Place CudaStep::Append(const std::vector<Run>& runs) {
-  Place place = {static_cast<int32_t>(runs.size()), 0,
-                 static_cast<int64_t>(host_.size())};
-  for (const Run& run : runs) {
-    host_.push_back(static_cast<int32_t>(run.rows->first_row));
-  }
-  for (const Run& run : runs) host_.push_back(run.length);
-  for (const Run& run : runs) {
-    host_.push_back(static_cast<int32_t>(place.pages));
-    place.pages += static_cast<int64_t>(run.pages.size());
-  }
-  host_.push_back(static_cast<int32_t>(place.pages));
-  for (const Run& run : runs) {
-    host_.insert(host_.end(), run.pages.begin(), run.pages.end());
-  }
-  return place;
+CudaStep::Memory CudaStep::Memory::Make(int64_t entries, at::Device device) {
+  const auto ints = at::TensorOptions(at::kInt);
+  return {at::empty({entries}, ints.pinned_memory(true)),
+          at::empty({entries}, ints.device(device))};
 }
 
-CudaStep::Decode CudaStep::Make(const Place& p) const {
-  return {p.sequences,
-          p.pages,
-          At(p.at),
-          At(p.at + p.sequences),
-          At(p.at + 2 * p.sequences),
-          At(p.at + 3 * p.sequences + 1)};
+int64_t CudaStep::Entries(const Shape& shape, int32_t layers, int32_t kv_heads) {
+  return Places(shape, layers, kv_heads).end;
 }
 
-void CudaStep::AppendDecodes(absl::Span<const CudaSequence> sequences) {
-  std::vector<Run> dense, near, far;
-  for (const CudaSequence& sequence : sequences) {
-    const SequenceRows& s = sequence.rows;
-    const int32_t length = s.begin + 1;
-    if (sequence.reading == Reading::kDenseDecode) {
-      dense.push_back({&s, {}, length});
-      AppendBlocks(s, 0, PagesOf(s), dense.back().pages);
-    } else if (sequence.reading == Reading::kRefinedDecode) {
-      const int64_t window = sequence.far_pages() + 1;
-      near.push_back(
-          {&s, {}, static_cast<int32_t>(length - sequence.far_pages() * kPageTokens)});
-      AppendBlocks(s, 0, 1, near.back().pages);
-      AppendBlocks(s, window, PagesOf(s), near.back().pages);
-      far.push_back({&s, {}, 0});
-      AppendBlocks(s, 1, window, far.back().pages);
-    }
-  }
-  dense_ = Append(dense);
-  near_ = Append(near);
-  far_ = Append(far);
+CudaStep::Places::Places(const Shape& s, int32_t layers, int32_t kv_heads) {
+  targets = 3 * s.rows;
+  dense = targets + s.targets;     // rows, lengths, first pages
+  near = dense + 3 * s.dense + 1;  // the same
+  far = near + 3 * s.refined + 1;  // first pages
+  tau = far + s.refined + 1;
+  starts = tau + s.refined;
+  audits = starts + int64_t{layers} * s.refined * kv_heads;  // as dense
+  near_pages = audits + 3 * s.audits + 1;
+  dense_pages = near_pages + s.near_pages;
+  far_pages = dense_pages + s.dense_pages;
+  prompt_pages = far_pages + s.far_pages;
+  audit_pages = prompt_pages + s.prompt_pages;
+  end = audit_pages + s.audit_pages;
 }
 
-void CudaStep::AppendDraws(absl::Span<const CudaSequence> sequences, int32_t layers) {
-  tau_at_ = static_cast<int64_t>(host_.size());
-  for (const CudaSequence& sequence : sequences) {
-    if (sequence.reading != Reading::kRefinedDecode) continue;
-    const float log2_tau = 2 * std::log2(sequence.eps);
-    host_.emplace_back();
-    std::memcpy(&host_.back(), &log2_tau, sizeof log2_tau);
-  }
-  starts_at_ = static_cast<int64_t>(host_.size());
-  for (int32_t layer = 0; layer < layers; ++layer) {
+CudaStep::Decode CudaStep::Make(int32_t sequences, int64_t page_count, int64_t at,
+                                int64_t pages) const {
+  return {sequences, page_count, At(at), At(at + sequences), At(at + 2 * sequences),
+          At(pages)};
+}
+
+CudaStep::Decode CudaStep::dense() const {
+  return Make(shape_.dense, shape_.dense_pages, at_.dense, at_.dense_pages);
+}
+
+CudaStep::Decode CudaStep::near() const {
+  return Make(shape_.refined, shape_.near_pages, at_.near, at_.near_pages);
+}
+
+CudaStep::Decode CudaStep::audits() const {
+  return Make(shape_.audits, shape_.audit_pages, at_.audits, at_.audit_pages);
+}
+
+CudaStep::Decode CudaStep::far() const {
+  return {.sequences = shape_.refined,
+          .page_count = shape_.far_pages,
+          .first_page = At(at_.far),
+          .pages = At(at_.far_pages)};
+}
+
+// Fills the tables on the host.
+class CudaStep::Writer {
+ public:
+  Writer(const Shape& shape, const Places& at, int32_t* to)
+      : shape_(shape),
+        at_(at),
+        to_(to),
+        near_pages_(to + at.near_pages),
+        dense_pages_(to + at.dense_pages),
+        far_pages_(to + at.far_pages),
+        prompt_pages_(to + at.prompt_pages),
+        audit_pages_(to + at.audit_pages) {}
+
+  void PutRows(absl::Span<const TokenId> tokens,
+               absl::Span<const CudaSequence> sequences) {
+    const int64_t rows = shape_.rows;
+    std::copy(tokens.begin(), tokens.end(), to_);
+    std::fill(to_ + tokens.size(), to_ + 2 * rows, 0);
+    std::fill_n(to_ + 2 * rows, rows + shape_.targets, -1);
     for (const CudaSequence& sequence : sequences) {
-      if (sequence.reading != Reading::kRefinedDecode) continue;
-      for (int32_t head = 0; head < kv_heads_; ++head) {
-        host_.push_back(
-            static_cast<int32_t>(kernels::DrawStart(layer, head, sequence.rows.begin)));
+      const SequenceRows& s = sequence.rows;
+      for (int64_t i = 0; i < s.rows; ++i) {
+        const int64_t position = s.begin + i;
+        to_[rows + s.first_row + i] = static_cast<int32_t>(position);
+        to_[2 * rows + s.first_row + i] = static_cast<int32_t>(
+            static_cast<int64_t>(s.blocks[position / kPageTokens]) * kPageTokens +
+            position % kPageTokens);
+      }
+      if (shape_.targets > 0) to_[at_.targets + s.first_row] = sequence.target;
+    }
+  }
+
+  // Sequences come as they come in the step.
+  void PutDense(const SequenceRows& s) {
+    const int64_t n = shape_.dense, i = dense_++;
+    to_[at_.dense + i] = static_cast<int32_t>(s.first_row);
+    to_[at_.dense + n + i] = s.begin + 1;
+    to_[at_.dense + 2 * n + i] = Pages(dense_pages_, at_.dense_pages);
+    PutBlocks(s, 0, PagesOf(s), dense_pages_);
+  }
+
+  void PutAudit(const SequenceRows& s, int64_t row) {
+    const int64_t n = shape_.audits, i = audits_++;
+    to_[at_.audits + i] = static_cast<int32_t>(s.first_row + row);
+    to_[at_.audits + n + i] = static_cast<int32_t>(s.begin + row + 1);
+    to_[at_.audits + 2 * n + i] = Pages(audit_pages_, at_.audit_pages);
+    PutBlocks(s, 0, PagesOf(s, row + 1), audit_pages_);
+  }
+
+  void PutRefined(const CudaSequence& sequence, int32_t layers, int32_t kv_heads) {
+    const SequenceRows& s = sequence.rows;
+    const int64_t n = shape_.refined, i = refined_++, far = sequence.far_pages();
+    to_[at_.near + i] = static_cast<int32_t>(s.first_row);
+    to_[at_.near + n + i] = static_cast<int32_t>(s.begin + 1 - far * kPageTokens);
+    to_[at_.near + 2 * n + i] = Pages(near_pages_, at_.near_pages);
+    PutBlocks(s, 0, 1, near_pages_);
+    PutBlocks(s, far + 1, PagesOf(s), near_pages_);
+    to_[at_.far + i] = Pages(far_pages_, at_.far_pages);
+    PutBlocks(s, 1, far + 1, far_pages_);
+    const float log2_tau = 2 * std::log2(sequence.eps);
+    std::memcpy(to_ + at_.tau + i, &log2_tau, sizeof log2_tau);
+    for (int32_t layer = 0; layer < layers; ++layer) {
+      for (int32_t head = 0; head < kv_heads; ++head) {
+        to_[at_.starts + (layer * n + i) * kv_heads + head] =
+            static_cast<int32_t>(kernels::DrawStart(layer, head, s.begin));
       }
     }
   }
+
+  // Returns the index of the block table.
+  int64_t PutPrompt(const SequenceRows& s) {
+    const int64_t at = prompt_pages_ - to_;
+    PutBlocks(s, 0, PagesOf(s), prompt_pages_);
+    return at;
+  }
+
+  // The ends of the lists, for sequences in excess as for the last one. Returns how many
+  // entries are in use, from the first on.
+  int64_t Finish() {
+    const int64_t dense = shape_.dense, refined = shape_.refined;
+    std::fill(to_ + at_.dense + 2 * dense + dense_, to_ + at_.near,
+              Pages(dense_pages_, at_.dense_pages));
+    std::fill(to_ + at_.near + 2 * refined + refined_, to_ + at_.far,
+              Pages(near_pages_, at_.near_pages));
+    std::fill(to_ + at_.far + refined_, to_ + at_.tau, Pages(far_pages_, at_.far_pages));
+    to_[at_.near_pages - 1] = Pages(audit_pages_, at_.audit_pages);
+    int64_t used = at_.near_pages;
+    for (const auto& [end, begin] :
+         {std::pair(near_pages_, at_.near_pages),
+          std::pair(dense_pages_, at_.dense_pages), std::pair(far_pages_, at_.far_pages),
+          std::pair(prompt_pages_, at_.prompt_pages),
+          std::pair(audit_pages_, at_.audit_pages)}) {
+      if (Pages(end, begin) > 0) used = end - to_;
+    }
+    return used;
+  }
+
+ private:
+  int32_t Pages(const int32_t* end, int64_t begin) const {
+    return static_cast<int32_t>(end - to_ - begin);
+  }
+  // Blocks [first, last) of a sequence.
+  static void PutBlocks(const SequenceRows& s, int64_t first, int64_t last,
+                        int32_t*& to) {
+    for (int64_t i = first; i < last; ++i) *to++ = static_cast<int32_t>(s.blocks[i]);
+  }
+
+  const Shape& shape_;
+  const Places& at_;
+  int32_t* const to_;
+  int32_t *near_pages_, *dense_pages_, *far_pages_, *prompt_pages_,
+      *audit_pages_;                              // where the next one goes
+  int64_t dense_ = 0, refined_ = 0, audits_ = 0;  // so far
+};
+
+CudaStep::CudaStep(absl::Span<const TokenId> tokens,
+                   absl::Span<const CudaSequence> sequences, int32_t layers,
+                   int32_t kv_heads, at::Device device)
+    : CudaStep(Shape::Of(sequences), tokens, sequences, layers, kv_heads,
+               Memory::Make(Entries(Shape::Of(sequences), layers, kv_heads), device)) {}
+
+CudaStep::CudaStep(const Shape& shape, absl::Span<const TokenId> tokens,
+                   absl::Span<const CudaSequence> sequences, int32_t layers,
+                   int32_t kv_heads, const Memory& memory)
+    : shape_(shape),
+      kv_heads_(kv_heads),
+      at_(shape, layers, kv_heads),
+      prompts_(sequences.size(), 0),
+      device_(memory.device) {
+  QUIRE_CHECK(at_.end <= memory.host.numel());
+  Writer writer(shape_, at_, memory.host.data_ptr<int32_t>());
+  writer.PutRows(tokens, sequences);
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    switch (sequences[i].reading) {
+      case Reading::kPrefill:
+      case Reading::kFaithful:
+        prompts_[i] = writer.PutPrompt(sequences[i].rows);
+        break;
+      case Reading::kDenseDecode:
+        writer.PutDense(sequences[i].rows);
+        break;
+      case Reading::kRefinedDecode:
+        writer.PutRefined(sequences[i], layers, kv_heads);
+        break;
+    }
+    for (const int64_t row : sequences[i].audited) {
+      writer.PutAudit(sequences[i].rows, row);
+    }
+  }
+  const int64_t used = writer.Finish();
+  // ATen keeps memory of a step's own until the copy is done.
+  device_.narrow(0, 0, used)
+      .copy_(memory.host.narrow(0, 0, used),
+             /*non_blocking=*/true);
 }
 
 }  // namespace quire

@@ -173,6 +173,7 @@ CudaSequence CudaModelRunner::SequenceOf(const StepItem& item, int64_t first_row
   s.reading = refined ? CudaSequence::Reading::kRefinedDecode
                       : CudaSequence::Reading::kDenseDecode;
   s.eps = item.attention.eps;
+  if (!item.targets.empty()) s.target = item.targets[0];
   return s;
 }
 
@@ -262,7 +263,7 @@ std::vector<StepResult> CudaModelRunner::Compute(Items items) {
   std::vector<CudaDecoder::Probe> probes = Probes(items, results);
   const CudaDecoder::Result result =
       decoder_->Forward(tokens, sequences, absl::MakeSpan(probes), *cache_);
-  CudaReadout readout(*decoder_, result.hidden);
+  CudaReadout readout(*decoder_, result);
   const std::vector<Wanted> wanted = Want(items, readout);
   readout.Launch();
   for (CudaDecoder::Probe& probe : probes) probe.attention = ToHost(probe.attention);

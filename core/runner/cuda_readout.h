@@ -15,10 +15,12 @@ namespace quire {
 // them: to draw, to apply penalties, to list alternatives.
 class CudaReadout {
  public:
-  CudaReadout(const CudaDecoder& decoder, const at::Tensor& hidden)
-      : decoder_(decoder), hidden_(hidden) {}
+  // Both must outlive it.
+  CudaReadout(const CudaDecoder& decoder, const CudaDecoder::Result& result)
+      : decoder_(decoder), result_(result) {}
 
-  // target: kNoTarget if a token is to be chosen. Returns the row's number in here.
+  // target: kNoTarget if a token is to be chosen; if the result has its numbers already,
+  // that of the row's sequence. Returns the row's number in here.
   size_t Want(int64_t row, TokenId target, bool whole);
 
   // Launches all of it, in order.
@@ -42,12 +44,16 @@ class CudaReadout {
     int64_t whole;  // index among the whole rows, or -1
   };
   void LaunchPart(size_t first, size_t count);
+  // Rows of logits, to places in rows_ from that of the first on.
+  void SendWhole(const at::Tensor& logits, const std::vector<int32_t>& rows,
+                 int64_t first);
+  void SendNumbers();
 
   const CudaDecoder& decoder_;
-  const at::Tensor& hidden_;  // [T, E]
+  const CudaDecoder::Result& result_;
   std::vector<Wanted> wanted_;
   int64_t whole_rows_ = 0;
-  at::Tensor numbers_;  // [5, wanted] 32-bit, pinned
+  at::Tensor numbers_;  // [kRowNumbers, wanted or rows of the step] int32, pinned
   at::Tensor rows_;     // [whole_rows_, vocab] float32, pinned
 };
 

@@ -48,12 +48,12 @@ struct RopeArgs {
   const Bf16* qkv = nullptr;  // [T, (H + 2 G) D]: heads of q, then k, then v
   const float* cos = nullptr;
   const float* sin = nullptr;
-  const float* q_norm = nullptr;   // [D], or null (Qwen3 has them)
-  const float* k_norm = nullptr;   // [D], or null
+  const float* q_norm = nullptr;  // [D], or null (Qwen3 has them)
+  const float* k_norm = nullptr;  // [D], or null
   // [T] block * kPageTokens + place in the block; negative: the row is kept nowhere.
   const int32_t* slots = nullptr;
   Bf16* q = nullptr;  // [T, H, D]
-  Bf16* k = nullptr;               // the layer's cache
+  Bf16* k = nullptr;  // the layer's cache
   Bf16* v = nullptr;
   float norm_eps = 0;
   int64_t rows = 0;

@@ -1,0 +1,248 @@
+#include "tests/benchmarks/cuda_step/bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <random>
+#include <stdexcept>
+#include <utility>
+
+#include "c10/cuda/CUDACachingAllocator.h"
+#include "c10/cuda/CUDAException.h"
+#include "c10/cuda/CUDAStream.h"
+#include "core/kernels/cuda/cuda_kernels.h"
+#include "core/runner/cuda_readout.h"
+#include "tests/benchmarks/cuda_step/shapes.h"
+#include "tests/support/quantile.h"
+
+namespace quire::cuda_step {
+namespace {
+
+// Steps before a median: the first of a shape is launched one by one, the second
+// captured.
+constexpr int kWarmUp = 4;
+// Tokens of a sequence beyond its length: one is new in each step that is measured.
+constexpr int64_t kMargin = 128;
+// Beside weights and cache: activations, workspaces, and what is gathered of a prompt.
+constexpr double kReservedBytes = 10e9;
+
+double Microseconds() {
+  return std::chrono::duration<double, std::micro>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+std::string NameOf(AttentionMode mode) {
+  return mode == AttentionMode::kDense ? "dense" : "refined";
+}
+
+// Of a token of every sequence: all matrices but an embedding of which a row is read.
+double WeightBytesRead(const CudaDecoder& decoder) {
+  const ModelConfig& c = decoder.config();
+  const double embedding = 2.0 * c.vocab_size * c.hidden_size;
+  return static_cast<double>(decoder.weight_bytes()) - (c.tie_embeddings ? 0 : embedding);
+}
+
+}  // namespace
+
+// Tokens and blocks that the items' spans are of.
+struct Bench::Step {
+  std::vector<std::vector<TokenId>> tokens;  // [batch], one each
+  std::vector<std::vector<BlockId>> blocks;  // [batch]
+  StepInput input;
+  void Advance() {
+    for (StepItem& item : input.items) ++item.begin;
+  }
+};
+
+int64_t Bench::Room(const std::string& model, at::Device device) {
+  const ModelConfig c = ShapeOf(model);
+  c10::cuda::CUDACachingAllocator::emptyCache();
+  size_t free = 0, total = 0;
+  C10_CUDA_CHECK(cudaSetDevice(device.index()));
+  C10_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  const double layer =
+      4.0 * c.hidden_size * c.hidden_size + 3.0 * c.hidden_size * c.intermediate_size;
+  const double weights = 2 * (c.num_layers * layer + 2.0 * c.vocab_size * c.hidden_size);
+  const double left = static_cast<double>(free) - weights - kReservedBytes;
+  return static_cast<int64_t>(left / (1 + CudaKvCache::IndexShare(c)) /
+                              static_cast<double>(c.KvBytesPerToken(2)));
+}
+
+Bench::Bench(const std::string& model, int64_t tokens, const Options& options,
+             at::Device device)
+    : model_(model), config_(ShapeOf(model)), options_(options) {
+  geometry_.tokens_per_block = kernels::cuda::kPageTokens;
+  geometry_.num_blocks = static_cast<int32_t>(tokens / geometry_.tokens_per_block + 1);
+  auto decoder =
+      CudaDecoder::Make(config_, RandomWeights(config_, device), device).value();
+  decoder->set_use_graphs(options.graphs);
+  auto cache = std::make_unique<CudaKvCache>(config_, geometry_, device);
+  FillRandomly(config_, *cache);
+  for (int32_t i = 0; i < geometry_.num_blocks; ++i) blocks_.push_back(BlockId{i});
+  std::shuffle(blocks_.begin(), blocks_.end(), std::mt19937(7));
+  decoder_ = decoder.get();
+  cache_ = cache.get();
+  runner_ =
+      std::make_unique<CudaModelRunner>(std::move(decoder), std::move(cache), geometry_);
+}
+
+Bench::Step Bench::MakeStep(const AttentionOptions& attention, int64_t batch,
+                            int64_t length) const {
+  Step step;
+  const int64_t pages = geometry_.BlocksFor(length + kMargin);
+  for (int64_t i = 0; i < batch; ++i) {
+    step.tokens.push_back({static_cast<TokenId>(17 + i)});
+    const auto first = blocks_.begin() + i * pages;
+    step.blocks.emplace_back(first, first + pages);
+  }
+  for (int64_t i = 0; i < batch; ++i) {
+    step.input.items.push_back({.id = RequestId{static_cast<uint64_t>(i)},
+                                .begin = static_cast<Position>(length),
+                                .tokens = step.tokens[i],
+                                .blocks = step.blocks[i],
+                                .sample = true,
+                                .attention = attention});
+  }
+  return step;
+}
+
+std::vector<StepResult> Bench::Run(const Step& step) const {
+  absl::StatusOr<std::vector<StepResult>> results = runner_->Step(step.input);
+  if (!results.ok()) throw std::runtime_error(results.status().ToString());
+  for (const StepResult& result : *results) {
+    if (!result.status.ok()) throw std::runtime_error(result.status.ToString());
+  }
+  return *std::move(results);
+}
+
+double Bench::FarColumns(const std::vector<StepResult>& results) const {
+  double columns = 0;
+  for (const StepResult& result : results) {
+    columns += static_cast<double>(result.attention.work.expanded_columns);
+  }
+  return columns /
+         (static_cast<double>(results.size()) * config_.num_layers * config_.num_heads);
+}
+
+// Keys are drawn with probabilities that go with 1 / eps^2 until they are certain.
+float Bench::AimEps(int64_t batch, int64_t length) const {
+  float eps = 0.04f;
+  for (int i = 0; i < 8; ++i) {
+    const double columns = FarColumns(
+        Run(MakeStep({.mode = AttentionMode::kRefined, .eps = eps}, batch, length)));
+    const double factor = std::sqrt(std::max(columns, 1.0) / options_.columns);
+    if (std::abs(factor - 1) < 0.005) break;
+    eps = std::min(1.0f, eps * static_cast<float>(factor));
+  }
+  return eps;
+}
+
+Row Bench::MeasureToken(AttentionMode mode, int64_t batch, int64_t length) {
+  const bool refined = mode == AttentionMode::kRefined;
+  AttentionOptions attention = {.mode = mode};
+  if (refined) attention.eps = AimEps(batch, length);
+  Step step = MakeStep(attention, batch, length);
+  for (int i = 0; i < kWarmUp; ++i) Run(step);
+  std::vector<double> times;
+  std::vector<StepResult> results;
+  for (int i = 0; i < std::min<int>(options_.steps, kMargin - 1); ++i) {
+    const double start = Microseconds();
+    results = Run(step);
+    times.push_back(Microseconds() - start);
+    step.Advance();
+  }
+  Row row = {.model = model_,
+             .what = "token",
+             .mode = NameOf(mode),
+             .batch = batch,
+             .length = length,
+             .median_ms = 1e-3 * Quantile(times, .5),
+             .weight_bytes = WeightBytesRead(*decoder_)};
+  row.tokens_per_second = 1e3 * static_cast<double>(batch) / row.median_ms;
+  for (const StepResult& result : results) {
+    const AttentionWork& work = result.attention.work;
+    row.kv_bytes += static_cast<double>(work.attention_bytes + work.selection_bytes);
+  }
+  if (refined) {
+    row.far_columns = FarColumns(results);
+    row.eps = attention.eps;
+  }
+  if (options_.profile) Profile(step, refined, row);
+  return row;
+}
+
+// The step once more by the runner's parts.
+void Bench::Profile(const Step& step, bool refined, Row& row) const {
+  std::vector<TokenId> tokens;
+  std::vector<CudaSequence> sequences;
+  for (const StepItem& item : step.input.items) {
+    CudaSequence s;
+    s.rows = {static_cast<int64_t>(tokens.size()), 1, item.begin, item.blocks};
+    s.reading = refined ? CudaSequence::Reading::kRefinedDecode
+                        : CudaSequence::Reading::kDenseDecode;
+    s.eps = item.attention.eps;
+    sequences.push_back(s);
+    tokens.push_back(item.tokens[0]);
+  }
+  const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
+  const CudaStep::Shape shape = CudaStep::Shape::Of(sequences);
+  const CudaStep::Memory memory = CudaStep::Memory::Make(
+      CudaStep::Entries(shape, config_.num_layers, config_.num_kv_heads),
+      decoder_->device());
+  std::vector<double> tables, launches, waits;
+  for (int i = 0; i < options_.steps; ++i) {
+    const double start = Microseconds();
+    const CudaStep made(shape, tokens, sequences, config_.num_layers,
+                        config_.num_kv_heads, memory);
+    tables.push_back(Microseconds() - start);
+    stream.synchronize();
+    const double begin = Microseconds();
+    const CudaDecoder::Result result = decoder_->Forward(tokens, sequences, {}, *cache_);
+    CudaReadout readout(*decoder_, result);
+    for (size_t row = 0; row < tokens.size(); ++row) {
+      readout.Want(static_cast<int64_t>(row), kNoTarget, false);
+    }
+    readout.Launch();
+    const double launched = Microseconds();
+    stream.synchronize();
+    launches.push_back(launched - begin - tables.back());
+    waits.push_back(Microseconds() - launched);
+  }
+  row.tables_us = Quantile(tables, .5);
+  row.launch_us = Quantile(launches, .5);
+  row.wait_us = Quantile(waits, .5);
+}
+
+Row Bench::MeasureFirstToken(AttentionMode mode, int64_t length) {
+  std::vector<TokenId> tokens(static_cast<size_t>(length));
+  std::mt19937 random(11);
+  for (TokenId& token : tokens) {
+    token = static_cast<TokenId>(random() % static_cast<uint32_t>(config_.vocab_size));
+  }
+  Step step = MakeStep({.mode = mode}, 1, length);
+  StepItem& item = step.input.items[0];
+  double columns = 0, rows = 0;
+  const double start = Microseconds();
+  for (int64_t begin = 0; begin < length; begin += options_.chunk) {
+    const int64_t count = std::min(options_.chunk, length - begin);
+    item.begin = static_cast<Position>(begin);
+    item.tokens = absl::MakeConstSpan(tokens).subspan(begin, count);
+    item.sample = item.last_chunk = begin + count == length;
+    const std::vector<StepResult> results = Run(step);
+    columns += static_cast<double>(results[0].attention.work.expanded_columns);
+    rows += static_cast<double>(results[0].attention.sparse_rows);
+  }
+  const double ms = 1e-3 * (Microseconds() - start);
+  return {.model = model_,
+          .what = "first_token",
+          .mode = NameOf(mode),
+          .batch = 1,
+          .length = length,
+          .median_ms = ms,
+          .tokens_per_second = 1e3 * static_cast<double>(length) / ms,
+          .far_columns = rows > 0 ? columns / rows : 0,
+          .eps = mode == AttentionMode::kDense ? 0 : item.attention.eps};
+}
+
+}  // namespace quire::cuda_step

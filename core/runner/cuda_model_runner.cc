@@ -5,6 +5,7 @@
 
 #include "ATen/Parallel.h"
 #include "ATen/ops/empty.h"
+#include "ATen/ops/stack.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "c10/core/DeviceGuard.h"
@@ -14,6 +15,7 @@
 #include "core/base/status_macros.h"
 #include "core/dga/probe_positions.h"
 #include "core/kernels/cuda/refined.h"
+#include "core/runner/cuda_attention_stats.h"
 #include "core/runner/refined_pays.h"
 #include "core/runner/step_checks.h"
 #include "core/runner/token_score.h"
@@ -36,8 +38,9 @@ absl::Status CudaModelRunner::CheckAttention(const AttentionOptions& attention) 
         what, "; device ", decoder_->device().str(), " has no kernel for it"));
   };
   const AttentionMode mode = attention.mode;
-  if (mode == AttentionMode::kDense) return absl::OkStatus();
-  if (mode == AttentionMode::kFaithful) return refuse("attention.mode is FAITHFUL");
+  if (mode == AttentionMode::kDense || mode == AttentionMode::kFaithful) {
+    return absl::OkStatus();
+  }
   if (attention.compact) return refuse("attention.compact is true");
   if (attention.tail != TailEstimate::kSampled) {
     return refuse("attention.tail is not SAMPLED");
@@ -69,9 +72,14 @@ absl::StatusOr<std::vector<StepResult>> CudaModelRunner::Step(const StepInput& i
   QUIRE_RETURN_IF_ERROR(lost_);
   QUIRE_RETURN_IF_ERROR(CheckCopies(input, geometry_));
   CheckedItems checked(input, [this](const StepItem& item) { return Check(item); });
-  QUIRE_ASSIGN_OR_RETURN(std::vector<StepResult> results,
-                         ComputeOrError(input, checked.items));
-  return std::move(checked).Merge(std::move(results));
+  for (const RequestId id : input.released) faithful_.erase(id);
+  absl::StatusOr<std::vector<StepResult>> results = ComputeOrError(input, checked.items);
+  // Some layers are ahead of others then.
+  if (!results.ok()) {
+    for (const StepItem* item : checked.items) faithful_.erase(item->id);
+    return results;
+  }
+  return std::move(checked).Merge(*std::move(results));
 }
 
 // The only place where what ATen and CUDA throw is caught.
@@ -161,17 +169,35 @@ void CudaModelRunner::Finish(const StepItem& item, const Wanted& wanted,
       ScoreToken(logits, summary.log_sum, token, item.ranks, item.top_logprobs);
 }
 
-// Prompts are read densely, and so is who wants its error audited.
-CudaSequence CudaModelRunner::SequenceOf(const StepItem& item, int64_t first_row) const {
+// Its state, begun for these rows.
+CudaFaithful* CudaModelRunner::BeginFaithful(const StepItem& item,
+                                             const kernels::SequenceRows& rows) {
+  // What another sequence left under this id is not ours.
+  if (item.begin == 0) faithful_.erase(item.id);
+  const ModelConfig& c = decoder_->config();
+  CudaFaithful& state =
+      faithful_.try_emplace(item.id, c.num_layers, c.num_kv_heads).first->second;
+  state.Begin(rows, item.attention.faithful, decoder_->device());
+  return &state;
+}
+
+// Prompts are read densely but for FAITHFUL.
+CudaSequence CudaModelRunner::SequenceOf(const StepItem& item, int64_t first_row) {
   CudaSequence s = {.rows = {first_row, static_cast<int64_t>(item.tokens.size()),
                              item.begin, item.blocks}};
+  if (item.attention.mode == AttentionMode::kFaithful) {
+    s.reading = CudaSequence::Reading::kFaithful;
+    s.faithful = BeginFaithful(item, s.rows);
+    s.audited = AuditedRows(item, 0);
+    return s;
+  }
   if (s.rows.rows > 1 || item.importance) return s;
   const ModelConfig& config = decoder_->config();
   const bool refined = ReadsRefined(config, item.attention, item.begin) &&
-                       item.attention.max_error == 1 && s.far_pages() > 0 &&
-                       CudaKvCache::HasIndex(config);
+                       s.far_pages() > 0 && CudaKvCache::HasIndex(config);
   s.reading = refined ? CudaSequence::Reading::kRefinedDecode
                       : CudaSequence::Reading::kDenseDecode;
+  if (refined) s.audited = AuditedRows(item, 0);
   s.eps = item.attention.eps;
   if (!item.targets.empty()) s.target = item.targets[0];
   return s;
@@ -239,15 +265,39 @@ void CudaModelRunner::TakeImportance(absl::Span<const CudaDecoder::Probe> probes
   }
 }
 
+CudaModelRunner::Counted CudaModelRunner::CountedBy(
+    const CudaDecoder::Result& result, absl::Span<const CudaSequence> sequences) {
+  Counted counted;
+  if (result.counts.defined()) counted.refined = ToHost(result.counts);
+  if (result.audit_errors.defined()) counted.audit_errors = ToHost(result.audit_errors);
+  std::vector<at::Tensor> shares;
+  for (const CudaSequence& s : sequences) {
+    if (s.faithful != nullptr) shares.push_back(s.faithful->grouped_share());
+  }
+  if (!shares.empty()) counted.grouped_shares = ToHost(at::stack(shares));
+  return counted;
+}
+
 void CudaModelRunner::TakeStats(absl::Span<const CudaSequence> sequences,
-                                const at::Tensor& counts, int64_t indexed_pages,
+                                const Counted& counted, int64_t indexed_pages,
                                 std::vector<StepResult>& results) const {
-  const int64_t* next = counts.defined() ? counts.const_data_ptr<int64_t>() : nullptr;
+  const auto data = [](const at::Tensor& t, auto none) {
+    return t.defined() ? t.const_data_ptr<decltype(none)>() : nullptr;
+  };
+  const int64_t* refined = data(counted.refined, int64_t{});
+  const double* grouped_share = data(counted.grouped_shares, double{});
+  const float* errors = data(counted.audit_errors, float{});
   for (size_t i = 0; i < sequences.size(); ++i) {
-    results[i].attention = StatsOf(sequences[i], next);
-    if (sequences[i].reading != CudaSequence::Reading::kRefinedDecode) continue;
-    results[i].attention.work += IndexWork(std::exchange(indexed_pages, 0));
-    next += counts.size(1);
+    const CudaSequence& s = sequences[i];
+    AttentionStats& stats = results[i].attention;
+    stats = s.faithful != nullptr ? FaithfulStats(decoder_->config(), s, *grouped_share++)
+                                  : StatsOf(s, refined);
+    stats.seconds = decoder_->AttentionSeconds(i);
+    AddAudits(decoder_->config(), s, errors, stats);
+    errors += s.audited.size();
+    if (s.reading != CudaSequence::Reading::kRefinedDecode) continue;
+    stats.work += IndexWork(std::exchange(indexed_pages, 0));
+    refined += counted.refined.size(1);
   }
 }
 
@@ -267,11 +317,10 @@ std::vector<StepResult> CudaModelRunner::Compute(Items items) {
   const std::vector<Wanted> wanted = Want(items, readout);
   readout.Launch();
   for (CudaDecoder::Probe& probe : probes) probe.attention = ToHost(probe.attention);
-  const at::Tensor counts =
-      result.counts.defined() ? ToHost(result.counts) : at::Tensor();
+  const Counted counted = CountedBy(result, sequences);
   c10::cuda::getCurrentCUDAStream().synchronize();
   TakeImportance(probes, results);
-  TakeStats(sequences, counts, result.indexed_pages, results);
+  TakeStats(sequences, counted, result.indexed_pages, results);
   at::parallel_for(0, static_cast<int64_t>(items.size()), 1,
                    [&](int64_t first, int64_t last) {
                      for (int64_t i = first; i < last; ++i) {

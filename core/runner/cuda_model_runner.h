@@ -1,9 +1,11 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <vector>
 
 #include "core/model/cuda_decoder.h"
+#include "core/model/cuda_faithful.h"
 #include "core/model/cuda_kv_cache.h"
 #include "core/runner/cuda_readout.h"
 #include "core/runner/runner.h"
@@ -31,6 +33,13 @@ class CudaModelRunner final : public ModelRunner {
     std::optional<size_t> sample;
   };
 
+  // What the device counted, on its way to the host; undefined where there is nothing.
+  struct Counted {
+    at::Tensor refined;         // CudaDecoder::Result::counts
+    at::Tensor audit_errors;    // CudaDecoder::Result::audit_errors
+    at::Tensor grouped_shares;  // [faithful sequences] float64
+  };
+
   absl::Status Check(const StepItem& item) const;
   absl::Status CheckAttention(const AttentionOptions& attention) const;
   absl::StatusOr<std::vector<StepResult>> ComputeOrError(const StepInput& input,
@@ -41,20 +50,24 @@ class CudaModelRunner final : public ModelRunner {
   static std::vector<Wanted> Want(Items items, CudaReadout& readout);
   static void Finish(const StepItem& item, const Wanted& wanted,
                      const CudaReadout& readout, StepResult& result);
-  CudaSequence SequenceOf(const StepItem& item, int64_t first_row) const;
+  CudaFaithful* BeginFaithful(const StepItem& item, const kernels::SequenceRows& rows);
+  CudaSequence SequenceOf(const StepItem& item, int64_t first_row);
   // counts: the sequence's row of CudaDecoder::Result::counts, if it has one.
   AttentionStats StatsOf(const CudaSequence& sequence, const int64_t* counts) const;
   AttentionWork IndexWork(int64_t pages) const;
   static at::Tensor ToHost(const at::Tensor& t);
   void TakeImportance(absl::Span<const CudaDecoder::Probe> probes,
                       std::vector<StepResult>& results) const;
-  void TakeStats(absl::Span<const CudaSequence> sequences, const at::Tensor& counts,
+  static Counted CountedBy(const CudaDecoder::Result& result,
+                           absl::Span<const CudaSequence> sequences);
+  void TakeStats(absl::Span<const CudaSequence> sequences, const Counted& counted,
                  int64_t indexed_pages, std::vector<StepResult>& results) const;
 
   const std::unique_ptr<CudaDecoder> decoder_;
   const std::unique_ptr<CudaKvCache> cache_;
   const KvGeometry geometry_;
-  absl::Status lost_;  // not OK: the device is
+  std::map<RequestId, CudaFaithful> faithful_;  // of sequences read FAITHFUL
+  absl::Status lost_;                           // not OK: the device is
 };
 
 }  // namespace quire

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <random>
 #include <set>
 
 namespace quire {
@@ -136,6 +137,65 @@ TEST(GroupPlanTest, SampledRowsDependOnThePositionAlone) {
   ASSERT_GT(all.front(), 0);
   EXPECT_EQ(RandomHalf(all.front(), 300 - all.front(), 20), all);
   EXPECT_NE(RandomHalf(all.front() + 1, 299 - all.front(), 20), all);
+}
+
+TEST(GroupPlanTest, RawTokensAreSplitByTheLastQueryOnlyWhileDecoding) {
+  const FaithfulOptions options = Options(.1f, 0);
+  const RawSplit decode = SplitOf(options, 100, 117, 1, 10);
+  EXPECT_TRUE(decode.by_last_query);
+  EXPECT_EQ(decode.fresh, 17);
+  EXPECT_EQ(decode.focal, 1);
+  EXPECT_TRUE(decode.needs_scores());
+  // A prompt's last row, after steps that were not seen.
+  const RawSplit left_over = SplitOf(options, 0, 117, 1, 0);
+  EXPECT_FALSE(left_over.by_last_query);
+  EXPECT_EQ(left_over.focal, FocalOfChunk(options, 117, 0, 117));
+  EXPECT_FALSE(SplitOf(options, 100, 117, 17, 10).by_last_query);
+  EXPECT_FALSE(SplitOf(Options(1, 0), 0, 100, 100, 0).needs_scores());  // all are focal
+  EXPECT_FALSE(SplitOf(options, 0, 32, 32, 32).needs_scores());         // none
+}
+
+TEST(GroupPlanTest, SumsBecomeMeansOverTheRowsThatSee) {
+  std::vector<float> sums = {6, 6, 6, 6, 6};  // of rows -2..2
+  MeanOfSeeing({0, 1, 2}, -2, absl::MakeSpan(sums));
+  EXPECT_THAT(sums, ElementsAre(2, 2, 2, 3, 6));
+}
+
+TEST(GroupPlanTest, PoolingRowsAreTheLastMembersOrTheFirstRow) {
+  EXPECT_THAT(PoolingRows(10, {3, 8, 12, 14, 15}, 2), ElementsAre(0, 4));
+}
+
+// Of a plan of random tokens that reaches beyond the rows: row by row, as ViewOf says.
+TEST(GroupPlanTest, RawColumnsAndCountsAreThoseOfEveryRow) {
+  std::mt19937 random(1);
+  for (int repetition = 0; repetition < 200; ++repetition) {
+    const int32_t m = 1 + static_cast<int32_t>(random() % 5);
+    const int64_t groups = random() % 6, focal = random() % 9;
+    GroupPlan plan;
+    std::vector<float> scores(groups * m + focal);
+    for (float& score : scores) score = static_cast<float>(random() % 100);
+    AppendTokens(0, scores, focal, m, plan);
+    const auto begin = static_cast<Position>(random() % 30);
+    const Position end = begin + 1 + static_cast<Position>(random() % 30);
+    const std::vector<RawColumn> raw = RawColumns(plan, begin, end);
+    PlanReads want;
+    for (Position row = begin; row < end; ++row) {
+      const RowView view = ViewOf(plan, row);
+      std::vector<Position> read = NotFocal(plan, view.raw_begin, row + 1);
+      std::vector<Position> got;
+      for (const RawColumn& c : raw) {
+        if (c.position <= row && row < c.until) got.push_back(c.position);
+      }
+      ASSERT_EQ(got, read) << begin << ' ' << end << ' ' << row;
+      want.columns += view.focal + view.groups + static_cast<int64_t>(read.size());
+      want.focal += view.groups > 0 ? view.focal : 0;
+      want.grouped_rows += view.groups > 0;
+    }
+    const PlanReads reads = ReadsOf(plan, raw, begin, end);
+    EXPECT_EQ(reads.columns, want.columns);
+    EXPECT_EQ(reads.focal, want.focal);
+    EXPECT_EQ(reads.grouped_rows, want.grouped_rows);
+  }
 }
 
 }  // namespace

@@ -7,116 +7,14 @@
 #include <string>
 #include <vector>
 
-#include "core/runner/probe_cuda.h"
-#include "core/runner/runner.h"
+#include "tests/core/runner/cuda_runner_fixture.h"
 
 // The runner on a GPU against the one on the CPU, both in bfloat16 over a real model.
 namespace quire {
 namespace {
 
-using testing::HasSubstr;
-
-const char kSmall[] = QUIRE_MODELS_DIR "/quire-19m";
-constexpr int kVocab = 8192;
-
-// Activations are rounded to 8 bits in other places on the two machines: single
-// logprobs differ by some hundredths, and by tenths where a token is improbable.
-constexpr double kMeanDifference = 0.05;
-constexpr double kMaxDifference = 0.5;
-// What drawing a part of the keys adds, on a text without meaning.
-constexpr double kRefinedDifference = 0.15;
-
-// "" or why there is no GPU.
-std::string WhyNot() {
-  const auto chosen = ChooseDevice({.kind = DeviceKind::kCuda}, ProbeCuda());
-  return chosen.ok() ? "" : std::string(chosen.status().message());
-}
-
-LoadedRunner Load(const std::string& device) {
-  const ModelFiles files = OpenModelFiles(kSmall).value();
-  return LoadRunner(files, {.kv_cache_bytes = 64 << 20, .device = device}).value();
-}
-
-std::vector<TokenId> Tokens(int count, int seed) {
-  std::vector<TokenId> tokens(count);
-  for (int i = 0; i < count; ++i) tokens[i] = (i * 7919 + i * i % 31 + seed) % kVocab;
-  return tokens;
-}
-
-// One sequence with blocks of its own, and what a step of it asks.
-struct Sequence {
-  RequestId id;
-  std::vector<TokenId> tokens;
-  std::vector<TokenId> targets;
-  std::vector<BlockId> blocks;
-  Position done = 0;
-
-  Sequence(uint64_t number, int count, int first_block)
-      : id{number}, tokens(Tokens(count, static_cast<int>(number))) {
-    targets.assign(tokens.begin() + 1, tokens.end());
-    targets.push_back(7);
-    // Not in order, so that positions and places differ.
-    const int pages = count / 64 + 2;
-    for (int i = 0; i < pages; ++i)
-      blocks.push_back(BlockId{first_block + pages - 1 - i});
-  }
-
-  StepItem Item(size_t rows) const {
-    const auto part = [&](const std::vector<TokenId>& all) {
-      return absl::MakeConstSpan(all).subspan(done, rows);
-    };
-    return {.id = id,
-            .begin = done,
-            .tokens = part(tokens),
-            .blocks = blocks,
-            .targets = part(targets),
-            .ranks = true};
-  }
-};
-
-std::vector<StepResult> RunStep(ModelRunner& runner, const StepInput& input) {
-  auto results = runner.Step(input);
-  EXPECT_TRUE(results.ok()) << results.status();
-  for (const StepResult& result : *results)
-    EXPECT_TRUE(result.status.ok()) << result.status;
-  return *std::move(results);
-}
-
-// Scores of a whole sequence, read in chunks of so many rows.
-std::vector<TokenScore> ScoreAlone(ModelRunner& runner, Sequence sequence, size_t chunk) {
-  std::vector<TokenScore> scores;
-  while (sequence.done < static_cast<Position>(sequence.tokens.size())) {
-    const size_t rows = std::min(chunk, sequence.tokens.size() - sequence.done);
-    const auto results = RunStep(runner, {.items = {sequence.Item(rows)}});
-    scores.insert(scores.end(), results[0].scores.begin(), results[0].scores.end());
-    sequence.done += static_cast<Position>(rows);
-  }
-  return scores;
-}
-
-void ExpectClose(const std::vector<TokenScore>& got, const std::vector<TokenScore>& want,
-                 double mean_difference = kMeanDifference) {
-  ASSERT_EQ(got.size(), want.size());
-  double sum = 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    const double difference = std::abs(got[i].logprob - want[i].logprob);
-    EXPECT_LT(difference, kMaxDifference) << "token " << i;
-    EXPECT_EQ(got[i].token, want[i].token);
-    sum += difference;
-  }
-  EXPECT_LT(sum / static_cast<double>(got.size()), mean_difference);
-}
-
-class CudaRunnerTest : public testing::Test {
- protected:
-  void SetUp() override {
-    if (const std::string why = WhyNot(); !why.empty()) GTEST_SKIP() << why;
-    loaded_ = Load("cuda");
-  }
-  ModelRunner& gpu() { return *loaded_.runner; }
-
-  LoadedRunner loaded_;
-};
+using namespace quire::testing;
+using ::testing::HasSubstr;
 
 TEST_F(CudaRunnerTest, SaysWhatItIs) {
   EXPECT_EQ(loaded_.device.kind, DeviceKind::kCuda);
@@ -254,28 +152,6 @@ TEST_F(CudaRunnerTest, BadItemsAreRefusedAndTheOthersComputed) {
   EXPECT_EQ((*results)[2].status.code(), absl::StatusCode::kInvalidArgument);
 }
 
-// A sequence's last rows one by one, after a prompt that was read densely.
-struct Decoded {
-  std::vector<TokenScore> scores;
-  AttentionStats stats;
-};
-Decoded DecodeRows(ModelRunner& runner, Sequence sequence, size_t prompt,
-                   const AttentionOptions& attention) {
-  StepItem item = sequence.Item(prompt);
-  item.attention.mode = AttentionMode::kDense;
-  RunStep(runner, {.items = {item}});
-  Decoded decoded;
-  for (sequence.done = static_cast<Position>(prompt);
-       sequence.done < static_cast<Position>(sequence.tokens.size()); ++sequence.done) {
-    item = sequence.Item(1);
-    item.attention = attention;
-    const auto results = RunStep(runner, {.items = {item}});
-    decoded.scores.push_back(results[0].scores.at(0));
-    decoded.stats += results[0].attention;
-  }
-  return decoded;
-}
-
 TEST_F(CudaRunnerTest, RefinedRowsReadLittleAndScoreAsDenseOnes) {
   const Sequence sequence(12, 3000, 0);
   const Decoded dense =
@@ -330,18 +206,9 @@ TEST_F(CudaRunnerTest, AutoIsDenseWhereRefinedDoesNotPay) {
   EXPECT_EQ(small.stats.work.columns, small.stats.work.dense_columns);
 }
 
-// Errors are audited on the CPU only: who sets a limit is read densely.
-TEST_F(CudaRunnerTest, ALimitOfTheErrorIsKeptByReadingDensely) {
-  const Decoded audited =
-      DecodeRows(gpu(), Sequence(16, 1200, 0), 1150,
-                 {.mode = AttentionMode::kRefined, .max_error = 0.5f});
-  EXPECT_EQ(audited.stats.sparse_rows, 0);
-}
-
 TEST_F(CudaRunnerTest, AttentionWithoutAKernelIsRefusedByName) {
   Sequence sequence(17, 70, 0);
   const std::vector<std::pair<AttentionOptions, std::string>> refused = {
-      {{.mode = AttentionMode::kFaithful}, "attention.mode is FAITHFUL"},
       {{.compact = true}, "attention.compact is true"},
       {{.tail = TailEstimate::kGroupMeans}, "attention.tail is not SAMPLED"},
       {{.index = KeyIndex::kPageMeans}, "attention.index is not FOUR_BIT"}};

@@ -6,7 +6,7 @@
 
 // The second launch of RefinedPrefill: which far keys each tile reads. A block has two
 // neighbouring tiles of one head, a warpgroup each, and pages of keys come through a ring
-// in shared memory that whoever reads a stage last fills again. Scores are computed as K
+// in shared memory, which one thread fills. Scores are computed as K
 // Q^T: the 64 keys of a page are a product's rows and the tile's 128 queries its columns,
 // so that the largest share of a key is found within a thread, but for two shuffles.
 //
@@ -28,14 +28,16 @@ constexpr int kUpdateStages = 32;
 // A share may be larger than all that was known before. Its power of two is limited so
 // that no sum of half floats overflows; sums reach the truth at a later update.
 constexpr float kMostLog2 = 5;
+// One page in so many adds to the sums what keys weigh that are not sure to be read.
+constexpr uint32_t kSampledPages = 16;
+constexpr float kSampledLog2 = 4;
 
 template <int kDim>
 struct ChooseMemory {
   alignas(1024) uint8_t queries[kTilesABlock][kTileRows * kDim];
   alignas(1024) uint8_t keys[kStages][kPagesAStage][kPageTokens * kDim];
   __half2 sums[kTilesABlock][kLists][kTileRows / 2];
-  uint64_t full[kStages], queries_here;
-  int readers[kStages];  // warps that are done with it
+  uint64_t full[kStages], empty[kStages], queries_here;
 };
 
 __device__ __half2 Exp2(__half2 x) {
@@ -60,12 +62,16 @@ struct PageOrder {
   __device__ int stages() const { return 2 * near_stages + far_stages; }
   // The i-th page of a stage, or -1.
   __device__ int Page(int stage, int i) const {
-    if (stage >= 2 * near_stages) {
-      const int page = window - 1 - (2 * (stage - 2 * near_stages) + i);
-      return page > 0 ? page : -1;
-    }
-    const int at = 2 * (stage % near_stages) + i;
+    return stage < 2 * near_stages ? Near(stage % near_stages, i)
+                                   : Far(stage - 2 * near_stages, i);
+  }
+  __device__ int Near(int stage, int i) const {
+    const int at = 2 * stage + i;
     return at >= near ? -1 : at == 0 ? 0 : window + at - 1;
+  }
+  __device__ int Far(int stage, int i) const {
+    const int page = window - 1 - 2 * stage - i;
+    return page > 0 ? page : -1;
   }
 };
 
@@ -158,16 +164,20 @@ class Chooser {
     for (int j = 0; j < kPairs; ++j) log_sum_[j] = none;
     int stage = 0;
     for (; stage < order.near_stages; ++stage) {
-      OfStage(stage, [this](int page) { TakeLargest(page); });
+      OfStage(stage, order.Near(stage, 0), order.Near(stage, 1),
+              [this](int page) { TakeLargest(page); });
     }
     ShareLargest();
     for (; stage < 2 * order.near_stages; ++stage) {
-      OfStage(stage, [this](int page) { AddNear(page); });
+      const int again = stage - order.near_stages;
+      OfStage(stage, order.Near(again, 0), order.Near(again, 1),
+              [this](int page) { AddNear(page); });
     }
     UpdateSums(/*begin=*/true);
     int next = 1;
     for (int far = 0; far < order.far_stages; ++far, ++stage) {
-      OfStage(stage, [this](int page) { Choose(page); });
+      OfStage(stage, order.Far(far, 0), order.Far(far, 1),
+              [this](int page) { Choose(page); });
       if (far + 1 < next) continue;
       UpdateSums(/*begin=*/false);
       next = next < kUpdateStages ? 2 * next : next + kUpdateStages;
@@ -183,29 +193,31 @@ class Chooser {
     return x ^ (x >> 16);
   }
 
-  // use(page): with the page's scores in scores_.
+  // use(page): with the page's scores in scores_. second: -1 if there is none.
   template <typename Use>
-  __device__ void OfStage(int stage, Use use) {
+  __device__ void OfStage(int stage, int first, int second, Use use) {
     const int slot = stage % kStages;
     WaitForPhase(SharedAddress(&memory_.full[slot]),
                  static_cast<uint32_t>(stage / kStages) & 1);
 #pragma unroll 1
-    for (int i = 0; i < kPagesAStage; ++i) {
-      const int page = block_.order.Page(stage, i);
-      if (page >= 0) Score(memory_.keys[slot][i]);
-      if (i + 1 == kPagesAStage) Release(stage);  // both pages are scored
-      if (page >= 0) use(page);
+    for (int i = 0; i < (second < 0 ? 1 : 2); ++i) {
+      const int page = i == 0 ? first : second;
+      cache_block_ = l_.args.pages[page];  // on its way while scores are made
+      Score(memory_.keys[slot][i]);
+      if ((i == 1 || second < 0) && lane_ == 0) {  // all of the stage is scored
+        Arrive(SharedAddress(&memory_.empty[slot]));
+      }
+      if (i == 0 && threadIdx.x == 0) RefillBefore(stage);
+      use(page);
     }
   }
 
-  __device__ void Release(int stage) {
-    if (lane_ != 0) return;
-    int* const readers = &memory_.readers[stage % kStages];
-    __threadfence_block();
-    if (atomicAdd(readers, 1) + 1 < kTilesABlock * kLists) return;
-    *readers = 0;
-    __threadfence_block();
-    BringStage<kDim>(l_, block_, stage + kStages, memory_);
+  // The stage before this one: most likely all are done with it.
+  __device__ void RefillBefore(int stage) {
+    if (stage == 0) return;
+    WaitForPhase(SharedAddress(&memory_.empty[(stage - 1) % kStages]),
+                 static_cast<uint32_t>((stage - 1) / kStages) & 1);
+    BringStage<kDim>(l_, block_, stage - 1 + kStages, memory_);
   }
 
   __device__ void Score(const uint8_t* keys) {
@@ -338,35 +350,45 @@ class Chooser {
     both = __hmax2(both, __shfl_xor_sync(kAll, both, 2));
     // Of four lanes that have the same two keys, the first two judge one each.
     const float share = __half2float(lane_ & 1 ? both.y : both.x);
-    const int position = page * kPageTokens + 16 * warp_ + lane_ / 4 + 8 * (lane_ & 1);
+    const int key = 16 * warp_ + lane_ / 4 + 8 * (lane_ & 1);
     const float chance = fmaf(share, 1 / kScoreUnits, -l_.args.log2_tau);
-    const float draw =
-        __uint2float_rz(Mix(start_ + static_cast<uint32_t>(position) * 0x9e3779b9u));
+    const float draw = __uint2float_rz(
+        Mix(start_ + static_cast<uint32_t>(page * kPageTokens + key) * 0x9e3779b9u));
     const bool taken = (lane_ & 2) == 0 && draw < exp2f(chance + 32);
     const unsigned mask = __ballot_sync(kAll, taken);
-    if (mask != 0) Take(mask, taken, position, fminf(chance, 0));
+    if (mask != 0) Take(mask, taken, key, fminf(chance, 0));
+    // Keys that are sure to be read count for the sums, and the others of a few pages,
+    // for as many more.
+    const bool sampled = (static_cast<uint32_t>(page) + start_) % kSampledPages == 0;
+    const unsigned sure = __ballot_sync(kAll, chance >= 0);
+    if (sure != 0 || sampled) Add(sure, sampled);
   }
 
-  __device__ void Take(unsigned mask, bool taken, int position, float chance) {
+  __device__ void Take(unsigned mask, bool taken, int key, float chance) {
     const int at = chosen_ + __popc(mask & ((1u << lane_) - 1));
-    if (taken && at < l_.work.capacity) l_.work.lists[list_ + at] = {position, -chance};
-    chosen_ += __popc(mask);
-    // To the sums, one over its probability times.
-    const float shift = taken ? -chance : -INFINITY;
-    __half2 shifts[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      shifts[half] = __float2half2_rn(__shfl_sync(kAll, shift, lane_ / 4 * 4 + half));
+    if (taken && at < l_.work.capacity) {
+      l_.work.lists[list_ + at] = {cache_block_ * kPageTokens + key, -chance};
     }
+    chosen_ += __popc(mask);
+  }
+
+  // sure: bit 4 i of the first key of four lanes, 4 i + 1 of the second.
+  __device__ void Add(unsigned sure, bool sampled) {
     const __half2 unit = __float2half2_rn(1 / kScoreUnits);
     const __half2 most = __float2half2_rn(kMostLog2);
+    __half2 times[2];  // log2
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const bool is_sure = sure >> (lane_ / 4 * 4 + half) & 1;
+      times[half] = __float2half2_rn(is_sure ? 0 : sampled ? kSampledLog2 : -INFINITY);
+    }
 #pragma unroll
     for (int j = 0; j < kPairs; ++j) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const __half2 share = __hsub2(Half2Of(scores_[2 * j + half]), log_sum_[j]);
         sum_[j] =
-            __hadd2(sum_[j], Exp2(__hmin2(__hfma2(share, unit, shifts[half]), most)));
+            __hadd2(sum_[j], Exp2(__hmin2(__hfma2(share, unit, times[half]), most)));
       }
     }
   }
@@ -383,6 +405,7 @@ class Chooser {
   __half2 log_sum_[kPairs];  // of the softmax so far; at first the largest score
   __half2 sum_[kPairs];      // of what came since, over this lane's keys
   int chosen_ = 0;
+  int cache_block_;  // of the page whose scores there are
 };
 
 template <int kDim>
@@ -396,7 +419,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     InitBarrier(SharedAddress(&memory.queries_here), 1);
     for (int i = 0; i < kStages; ++i) {
       InitBarrier(SharedAddress(&memory.full[i]), 1);
-      memory.readers[i] = 0;
+      InitBarrier(SharedAddress(&memory.empty[i]), kTilesABlock * kLists);
     }
     PublishBarriers();
     BringQueries<kDim>(l, block, memory);

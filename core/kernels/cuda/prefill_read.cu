@@ -59,40 +59,41 @@ class Columns {
 
   __device__ int first() const { return first_; }  // position of the tile's first token
   __device__ int near() const { return near_; }    // blocks that are pages
-  __device__ bool all() const { return all_; }
   __device__ int far() const { return before_[kLists]; }  // columns
   __device__ int blocks() const { return near_ + (far() + kColumns - 1) / kColumns; }
   // Of a near block.
   __device__ int Page(int block) const { return block == 0 ? 0 : window_ + block - 1; }
 
-  // Where in the cache column i of a block is, and its bias; -1 if there is no such key.
-  __device__ int Slot(int block, int i, float& bias) const {
-    int position = -1;
-    bias = 0;
+  // Column i of a block, in two steps so that what the first asks memory for is not
+  // waited for: what is known of it, and where in the cache it is.
+  struct Column {
+    int known = -1;  // its slot, or its page's block; -1: there is no such key
+    float bias = -INFINITY;
+  };
+  __device__ Column Ask(int block, int i) const {
+    Column c;
+    const int column = (block - near_) * kColumns + i;
     if (block < near_) {
-      position = Page(block) * kPageTokens + i;
-      if (position >= l_.args.begin + l_.args.rows) position = -1;
-    } else {
-      const int column = (block - near_) * kColumns + i;
-      if (column < far() && all_) {
-        position = kPageTokens + column;
-      } else if (column < far()) {
-        int w = 0, first = 0;
-#pragma unroll
-        for (int i = 1; i < kLists; ++i) {
-          if (column >= before_[i]) w = i, first = before_[i];
-        }
-        const Listed listed =
-            lists_[static_cast<int64_t>(w) * l_.work.capacity + column - first];
-        position = listed.position;
-        bias = listed.bias;
+      if (Page(block) * kPageTokens + i < l_.args.begin + l_.args.rows) {
+        c = {l_.args.pages[Page(block)], 0};
       }
+    } else if (all_) {
+      if (column < far()) c = {l_.args.pages[1 + column / kPageTokens], 0};
+    } else if (column < far()) {
+      int w = 0, first = 0;
+#pragma unroll
+      for (int j = 1; j < kLists; ++j) {
+        if (column >= before_[j]) w = j, first = before_[j];
+      }
+      const Listed listed =
+          lists_[static_cast<int64_t>(w) * l_.work.capacity + column - first];
+      c = {listed.slot, listed.bias};
     }
-    if (position < 0) {
-      bias = -INFINITY;
-      return -1;
-    }
-    return l_.args.pages[position / kPageTokens] * kPageTokens + position % kPageTokens;
+    return c;
+  }
+  __device__ int Slot(int block, int i, const Column& c) const {
+    const bool page = block < near_ || all_;
+    return page && c.known >= 0 ? c.known * kPageTokens + i : c.known;
   }
 
  private:
@@ -124,8 +125,11 @@ class Reader {
 
   __device__ void Run() {
     const int blocks = columns_.blocks();
-    Locate(0);
-    Locate(1);
+    for (int b = 0; b < 2; ++b) {
+      Ask(b);
+      Locate(b);
+    }
+    Ask(2);
     FetchQueries();
     __syncthreads();
     Fetch(0);
@@ -136,7 +140,8 @@ class Reader {
       __syncthreads();  // the block is here, and nobody reads the one before
       if (b + 1 < blocks) Fetch(b + 1);
       CommitCopies();
-      if (b + 2 < blocks) Locate(b + 2);
+      Locate(b + 2);
+      Ask(b + 3);
       Attend(b);
     }
     Write();
@@ -165,12 +170,16 @@ class Reader {
     }
   }
 
+  __device__ void Ask(int block) {
+    const int i = static_cast<int>(threadIdx.x);
+    if (i < kColumns && block < columns_.blocks()) asked_ = columns_.Ask(block, i);
+  }
+  // What was asked last.
   __device__ void Locate(int block) {
-    if (threadIdx.x >= kColumns || block >= columns_.blocks()) return;
     const int i = static_cast<int>(threadIdx.x), place = block % (kStages + 1);
-    float bias;
-    memory_.slot[place][i] = columns_.Slot(block, i, bias);
-    memory_.bias[place][i] = bias;
+    if (i >= kColumns || block >= columns_.blocks()) return;
+    memory_.slot[place][i] = columns_.Slot(block, i, asked_);
+    memory_.bias[place][i] = asked_.bias;
   }
 
   __device__ void Fetch(int block) {
@@ -256,21 +265,28 @@ class Reader {
     for (int h = 0; h < 2; ++h) {
       high[h] = fmaxf(high[h], __shfl_xor_sync(kAll, high[h], 1));
       high[h] = fmaxf(high[h], __shfl_xor_sync(kAll, high[h], 2));
-      const float max = fmaxf(max_[h], high[h]);
-      Scale(h, Exp2(max_[h] - max));
-      max_[h] = max;
     }
-    const bool certain = near || columns_.all();
+    if (__any_sync(kAll, high[0] > max_[0] || high[1] > max_[1])) Rescale(high);
 #pragma unroll
     for (int j = 0; j < kColumns / 8; ++j) {
       const float2 two = *reinterpret_cast<const float2*>(bias + 8 * j + 2 * (lane_ % 4));
+      const float sure[2] = {two.x == 0 ? 1.0f : 0.0f, two.y == 0 ? 1.0f : 0.0f};
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         float& s = score[4 * j + i];
         s = Exp2(s - max_[i / 2]);
         sum_[i / 2] += s;
-        if (certain || (i % 2 == 0 ? two.x : two.y) == 0) certain_[i / 2] += s;
+        certain_[i / 2] = fmaf(s, sure[i % 2], certain_[i / 2]);
       }
+    }
+  }
+
+  __device__ void Rescale(const float (&high)[2]) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float max = fmaxf(max_[h], high[h]);
+      Scale(h, Exp2(max_[h] - max));
+      max_[h] = max;
     }
   }
 
@@ -332,6 +348,7 @@ class Reader {
   const PrefillLaunch& l_;
   ReadMemory<kDim>& memory_;
   const Columns columns_;
+  Columns::Column asked_;
   const int head_, group_, lane_;
   int share_;
   int token_[2], query_head_[2];  // of this thread's rows

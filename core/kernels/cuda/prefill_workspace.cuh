@@ -12,8 +12,8 @@ inline constexpr int64_t kMaxListed = 4096;
 
 // A chosen key.
 struct Listed {
-  int32_t position;
-  float bias;  // log2 of one over its probability
+  int32_t slot;  // in the cache, of one head: block * kPageTokens + place in it
+  float bias;    // log2 of one over its probability
 };
 
 // Scores are in units of 1/8 of log2: so the queries, with the scale in them, lie well

@@ -19,10 +19,11 @@
 //
 // Three launches. 1. Queries and keys become 8-bit floats (e4m3) in the layout that the
 // tensor cores read. 2. Every far key is scored by them, a page of 64 keys against a tile
-// at a time: a row's softmax sum begins with what is near, and grows by what is chosen
-// (divided by its probability), from the latest page to the first; so shares are known
-// while keys pass by, and no key but the chosen ones costs an exponential. 3. Near keys
-// and chosen ones are read exactly, with one softmax over all of them.
+// at a time: a row's softmax sum begins with what is near, and grows while pages pass by,
+// from the latest to the first, by the keys that are sure to be read and, from a sample
+// of the pages, by the others; so shares are known at once, and few keys cost
+// exponentials. What the sums miss moves probabilities, not what is expected. 3. Near
+// keys and chosen ones are read exactly, with one softmax over all of them.
 namespace quire::kernels::cuda {
 
 inline constexpr int kTileRows = 128;

@@ -35,6 +35,11 @@ absl::StatusOr<KvGeometry> PlanKvCache(const ModelConfig& config,
   const int64_t block_bytes =
       config.KvBytesPerToken(input.bytes_per_value) * input.tokens_per_block;
   QUIRE_CHECK(block_bytes > 0);
+  if (input.limited && input.kv_cache_bytes > input.available_bytes) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("kv_cache_bytes is ", input.kv_cache_bytes, "; beside the weights ",
+                     input.available_bytes, " are available for keys and values"));
+  }
   if (input.kv_cache_bytes > 0) {
     if (input.kv_cache_bytes >= block_bytes) {
       return Geometry(input.kv_cache_bytes / block_bytes, input);

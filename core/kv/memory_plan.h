@@ -10,7 +10,10 @@ namespace quire {
 
 struct MemoryPlanInput {
   int64_t kv_cache_bytes = 0;   // the user's choice; 0: decide from available_bytes
-  int64_t available_bytes = 0;  // free memory of the machine
+  int64_t available_bytes = 0;  // free memory of the machine, or of the GPU
+  // A choice beyond available_bytes is refused. A CPU's is not: memory that is asked for
+  // is taken when it is written.
+  bool limited = false;
   int32_t bytes_per_value = 2;
   int32_t tokens_per_block = 64;
 };
@@ -18,7 +21,7 @@ struct MemoryPlanInput {
 // How many cache blocks to make. Without a choice: half of the available memory, at most
 // four full context windows, at least one window, or what fits of it. kInvalidArgument
 // names kv_cache_bytes, the least that holds one block, and the value.
-// kResourceExhausted: not even one block fits the available memory.
+// kResourceExhausted: not even one block, or not the choice, fits the available memory.
 absl::StatusOr<KvGeometry> PlanKvCache(const ModelConfig& config,
                                        const MemoryPlanInput& input);
 

@@ -18,6 +18,9 @@ struct LayerParts {
 
 LayerParts PartsOf(const ModelConfig& config, int32_t layer);
 
+// What a model's weights take with so many bytes a value; norms have 4.
+int64_t WeightBytesOf(const ModelConfig& config, int64_t bytes_per_value);
+
 // Of a decoder's weights, wherever they are: its linear layers have bytes(), and each of
 // `layers` has the members that LayerParts names.
 template <typename Linear, typename Layers>

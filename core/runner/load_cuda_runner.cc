@@ -13,6 +13,7 @@
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kv/memory_plan.h"
 #include "core/model/cuda_check.h"
+#include "core/model/layer_parts.h"
 #include "core/runner/cuda_model_runner.h"
 
 namespace quire {
@@ -35,11 +36,29 @@ absl::Status CheckOptions(const RunnerOptions& options, const Device& device) {
   return absl::OkStatus();
 }
 
+struct DeviceMemory {
+  size_t free = 0, total = 0;
+};
+DeviceMemory MemoryNow() {
+  DeviceMemory memory;
+  ThrowIfError(cudaMemGetInfo(&memory.free, &memory.total));
+  return memory;
+}
+
+// Before anything is sent: a large model takes minutes to read.
+absl::Status CheckWeightsFit(const ModelFiles& files, const Device& device) {
+  const DeviceMemory memory = MemoryNow();
+  const int64_t needed = WeightBytesOf(files.config, 2);
+  if (needed <= static_cast<int64_t>(memory.free)) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "the weights of ", files.name, " take ", needed, " bytes in bfloat16; device ",
+      DeviceName(device), " has ", memory.free, " free of ", memory.total));
+}
+
 // For keys and values, beside the index that goes with them.
 int64_t BytesForKv(const ModelConfig& config) {
-  size_t free = 0, total = 0;
-  ThrowIfError(cudaMemGetInfo(&free, &total));
-  const auto left = static_cast<double>(static_cast<int64_t>(free) - kReservedBytes);
+  const auto left =
+      static_cast<double>(static_cast<int64_t>(MemoryNow().free) - kReservedBytes);
   return std::max<int64_t>(
       0, static_cast<int64_t>(left / (1 + CudaKvCache::IndexShare(config))));
 }
@@ -52,6 +71,7 @@ absl::StatusOr<LoadedRunner> Load(const ModelFiles& files, const RunnerOptions& 
   LoadedRunner loaded;
   loaded.device = device;
   loaded.compute = ComputeType::kBFloat16;
+  QUIRE_RETURN_IF_ERROR(CheckWeightsFit(files, device));
   QUIRE_ASSIGN_OR_RETURN(std::unique_ptr<CudaDecoder> decoder,
                          CudaDecoder::Load(files.config, *files.weights, on));
   files.weights->Release();
@@ -60,6 +80,7 @@ absl::StatusOr<LoadedRunner> Load(const ModelFiles& files, const RunnerOptions& 
       loaded.kv,
       PlanKvCache(files.config, {.kv_cache_bytes = options.kv_cache_bytes,
                                  .available_bytes = BytesForKv(files.config),
+                                 .limited = true,
                                  .bytes_per_value = 2,
                                  .tokens_per_block = options.tokens_per_block}));
   auto cache = std::make_unique<CudaKvCache>(files.config, loaded.kv, on);

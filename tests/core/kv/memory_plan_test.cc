@@ -46,6 +46,20 @@ TEST(PlanKvCacheTest, ByDefaultHalfOfTheMemoryBetweenOneAndFourWindows) {
   EXPECT_EQ(Blocks({.available_bytes = kBlockBytes}), 1);
 }
 
+TEST(PlanKvCacheTest, AChoiceIsLimitedWhereMemoryIsTakenAtOnce) {
+  EXPECT_EQ(Blocks({.kv_cache_bytes = 9 * kBlockBytes,
+                    .available_bytes = 9 * kBlockBytes,
+                    .limited = true}),
+            9);
+  EXPECT_EQ(Blocks({.kv_cache_bytes = 9 * kBlockBytes, .available_bytes = 1}), 9);
+  EXPECT_EQ(PlanKvCache(Config(), {.kv_cache_bytes = 9 * kBlockBytes,
+                                   .available_bytes = 100,
+                                   .limited = true})
+                .status(),
+            absl::ResourceExhaustedError("kv_cache_bytes is 110592; beside the weights "
+                                         "100 are available for keys and values"));
+}
+
 TEST(PlanKvCacheTest, Refusals) {
   EXPECT_EQ(
       PlanKvCache(Config(), {.kv_cache_bytes = kBlockBytes - 1}).status(),

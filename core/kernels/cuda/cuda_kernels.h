@@ -37,6 +37,25 @@ cudaError_t AddRows(float* residual, const Bf16* update, int64_t size,
 cudaError_t SiluMul(const Bf16* gate_up, int64_t rows, int64_t inner, Bf16* out,
                     cudaStream_t stream);
 
+// A linear layer of few rows: x [T, K], weight [N, K], bias [N] or null -> out [T, N],
+// sums in float32. What a row gets does not depend on the others, nor on how many there
+// are. The weight must not have been written by the kernel before in the stream: it is
+// read while that one still runs.
+struct LinearArgs {
+  const Bf16* x = nullptr;
+  const Bf16* weight = nullptr;
+  const Bf16* bias = nullptr;
+  void* out = nullptr;     // bfloat16, or
+  bool float_out = false;  // float32
+  int64_t rows = 0;
+  int64_t in = 0;        // K
+  int64_t features = 0;  // N
+};
+inline constexpr int64_t kMaxLinearRows = 16;  // of T
+// 32 divides K, 8 divides N, T is at most kMaxLinearRows.
+bool HasLinearKernel(int64_t rows, int64_t in, int64_t features);
+cudaError_t LinearRows(const LinearArgs& args, cudaStream_t stream);
+
 // Rotary embedding's angles of a step, the same for all layers: cos, sin [T, D / 2] of
 // positions [T] times inverse_frequencies [D / 2], each rounded to float32; the results
 // times `factor`.

@@ -150,10 +150,11 @@ __device__ void Deliver(const DecodeArgs& a, const Segment& s, const WorkLine& l
 
 template <int kDim, int kTiles>
 __global__ void __launch_bounds__(kThreads, 1) DecodeKernel(DecodeArgs a) {
-  LetTheNextBegin();
   extern __shared__ __align__(128) char shared[];
   const uint32_t ring = SharedAddress(shared) + threadIdx.x / kWarp * Ring<kDim>::kBytes;
   const int share = a.query_heads / a.kv_heads;
+  WaitForTheOneBefore();
+  LetTheNextBegin();  // not before: RefinedDecode's next one reads queries at once
   const WorkLine line(a.first_page, a.sequences, a.kv_heads);
   for (int unit = line.begin; unit < line.end;) {
     const Segment segment = line.At(unit);
@@ -179,8 +180,8 @@ cudaError_t Launch(const DecodeArgs& args, cudaStream_t stream) {
   const cudaError_t set =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (set != cudaSuccess) return set;
-  kernel<<<static_cast<unsigned>(args.blocks), kThreads, kBytes, stream>>>(args);
-  return cudaGetLastError();
+  return LaunchDependent(kernel, static_cast<unsigned>(args.blocks), kThreads, kBytes,
+                         stream, args);
 }
 
 template <int kDim>

@@ -2,6 +2,8 @@
 
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 // Programmatic dependent launch (CUDA programming guide, section of that name; sm_90): a
 // kernel's blocks begin while the last ones of the kernel before it still run. On older
 // devices launches follow each other as ever.
@@ -21,10 +23,12 @@ __device__ inline void WaitForTheOneBefore() {
 }
 
 // Launches `kernel` so that it may begin before the one before is over. It must wait for
-// that before it ends, or else the one after it could overtake.
-template <typename Args>
-cudaError_t LaunchDependent(void (*kernel)(Args), int blocks, int threads,
-                            size_t shared_bytes, cudaStream_t stream, const Args& args) {
+// that before it ends, or else the one after it could overtake; so must one that lets the
+// next begin, unless that one waits before it reads anything.
+template <typename... Params>
+cudaError_t LaunchDependent(void (*kernel)(Params...), dim3 blocks, int threads,
+                            size_t shared_bytes, cudaStream_t stream,
+                            const std::type_identity_t<Params>&... args) {
   int device = 0, major = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
@@ -34,13 +38,13 @@ cudaError_t LaunchDependent(void (*kernel)(Args), int blocks, int threads,
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.gridDim = blocks;
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = major >= 9 ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, args);
+  return cudaLaunchKernelEx(&config, kernel, args...);
 }
 
 }  // namespace quire::kernels::cuda

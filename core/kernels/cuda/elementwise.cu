@@ -1,6 +1,10 @@
 #include <cmath>
 
 #include "core/kernels/cuda/cuda_kernels.h"
+#include "core/kernels/cuda/dependent_launch.cuh"
+
+// Kernels of a layer begin while the one before ends: in a step of few tokens what takes
+// time is one launch after another.
 
 namespace quire::kernels::cuda {
 namespace {
@@ -10,6 +14,12 @@ constexpr int kWarp = 32;
 
 unsigned Blocks(int64_t items, int64_t per_block) {
   return static_cast<unsigned>((items + per_block - 1) / per_block);
+}
+
+// First of all in kernels that are launched so.
+__device__ void Begin() {
+  LetTheNextBegin();
+  WaitForTheOneBefore();
 }
 
 // Eight bfloat16 values, one 16-byte access.
@@ -77,6 +87,7 @@ __global__ void EmbedKernel(const Bf16* table, const int32_t* tokens, int64_t hi
 }
 
 __global__ void AddKernel(float* residual, const Bf16* update, int64_t size) {
+  Begin();
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * 8;
   if (i >= size) return;
   float x[8], y[8];
@@ -90,6 +101,7 @@ __global__ void AddKernel(float* residual, const Bf16* update, int64_t size) {
 __global__ void RmsNormKernel(float* residual, const Bf16* update, const float* weight,
                               float eps, int64_t hidden, Bf16* out) {
   __shared__ float sums[kThreads / kWarp];
+  Begin();
   float* const row = residual + blockIdx.x * hidden;
   const Bf16* const add =
       update == nullptr ? nullptr : update + static_cast<int64_t>(blockIdx.x) * hidden;
@@ -117,6 +129,7 @@ __global__ void RmsNormKernel(float* residual, const Bf16* update, const float* 
 }
 
 __global__ void SiluKernel(const Bf16* gate_up, int64_t size, int64_t inner, Bf16* out) {
+  Begin();
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * 8;
   if (i >= size) return;
   const Bf16* const gate = gate_up + i / inner * 2 * inner + i % inner;
@@ -209,6 +222,7 @@ __device__ void RopeHead(const RopeArgs& a, int64_t row, int head, int lane) {
 
 template <int kPairs>
 __global__ void RopeKernel(RopeArgs a) {
+  Begin();
   const int heads = a.query_heads + 2 * a.kv_heads;
   const int64_t i =
       static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
@@ -275,6 +289,7 @@ __device__ Best Better(const Best& a, const Best& b) {
 __global__ void SummarizeKernel(RowSummary s) {
   __shared__ float sums[kThreads / kWarp];
   __shared__ Best bests[kThreads / kWarp];
+  Begin();
   const float* const row = s.logits + blockIdx.x * s.vocab;
   Best best = {-INFINITY, INT32_MAX};
   for (int64_t i = threadIdx.x; i < s.vocab; i += kThreads) {
@@ -319,22 +334,20 @@ cudaError_t EmbedRows(const Bf16* table, const int32_t* tokens, int64_t rows,
 cudaError_t AddRmsNorm(float* residual, const Bf16* update, const float* weight,
                        float eps, int64_t rows, int64_t hidden, Bf16* out,
                        cudaStream_t stream) {
-  RmsNormKernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
-      residual, update, weight, eps, hidden, out);
-  return cudaGetLastError();
+  return LaunchDependent(RmsNormKernel, static_cast<unsigned>(rows), kThreads, 0, stream,
+                         residual, update, weight, eps, hidden, out);
 }
 
 cudaError_t AddRows(float* residual, const Bf16* update, int64_t size,
                     cudaStream_t stream) {
-  AddKernel<<<Blocks(size, kThreads * 8), kThreads, 0, stream>>>(residual, update, size);
-  return cudaGetLastError();
+  return LaunchDependent(AddKernel, Blocks(size, kThreads * 8), kThreads, 0, stream,
+                         residual, update, size);
 }
 
 cudaError_t SiluMul(const Bf16* gate_up, int64_t rows, int64_t inner, Bf16* out,
                     cudaStream_t stream) {
-  SiluKernel<<<Blocks(rows * inner, kThreads * 8), kThreads, 0, stream>>>(
-      gate_up, rows * inner, inner, out);
-  return cudaGetLastError();
+  return LaunchDependent(SiluKernel, Blocks(rows * inner, kThreads * 8), kThreads, 0,
+                         stream, gate_up, rows * inner, inner, out);
 }
 
 cudaError_t RopeTable(const int32_t* positions, const float* inverse_frequencies,
@@ -348,12 +361,8 @@ cudaError_t RopeTable(const int32_t* positions, const float* inverse_frequencies
 cudaError_t RopeAndStore(const RopeArgs& args, cudaStream_t stream) {
   const int64_t heads = args.query_heads + 2 * args.kv_heads;
   const unsigned blocks = Blocks(args.rows * heads, kThreads / kWarp);
-  if (args.head_dim <= 128) {
-    RopeKernel<1><<<blocks, kThreads, 0, stream>>>(args);
-  } else {
-    RopeKernel<2><<<blocks, kThreads, 0, stream>>>(args);
-  }
-  return cudaGetLastError();
+  return LaunchDependent(args.head_dim <= 128 ? RopeKernel<1> : RopeKernel<2>, blocks,
+                         kThreads, 0, stream, args);
 }
 
 cudaError_t CopyBlock(Bf16* cache, int64_t from, int64_t to, int64_t block_values,
@@ -381,8 +390,8 @@ cudaError_t MergeAttention(Bf16* a, float* a_lse, const Bf16* b, const float* b_
 }
 
 cudaError_t SummarizeRows(const RowSummary& summary, cudaStream_t stream) {
-  SummarizeKernel<<<static_cast<unsigned>(summary.rows), kThreads, 0, stream>>>(summary);
-  return cudaGetLastError();
+  return LaunchDependent(SummarizeKernel, static_cast<unsigned>(summary.rows), kThreads,
+                         0, stream, summary);
 }
 
 }  // namespace quire::kernels::cuda

@@ -257,6 +257,7 @@ __global__ void __launch_bounds__(kThreads, 1) ReadKernel(RefinedDecodeArgs a) {
   const WorkLine line(a.first_far_page, a.near.sequences, a.near.kv_heads);
   const RefinedWorkspace work = LayRefined(a);
   WaitForTheOneBefore();
+  LetTheNextBegin();
   for (int unit = line.begin; unit < line.end;) {
     const Segment segment = line.At(unit);
     SumUp(a, segment, line, work, reinterpret_cast<__half*>(log_sums));
@@ -303,10 +304,11 @@ cudaError_t Launch(const RefinedDecodeArgs& a, cudaStream_t stream) {
   near.partial_values = LayRefined(a).near.values;
   error = DenseDecode(near, stream);
   if (error != cudaSuccess) return error;
-  error = LaunchDependent(ScoreKernel<kDim>, a.near.blocks, kScoreThreads, kScoreBytes,
-                          stream, a);
+  const auto blocks = static_cast<unsigned>(a.near.blocks);
+  error =
+      LaunchDependent(ScoreKernel<kDim>, blocks, kScoreThreads, kScoreBytes, stream, a);
   if (error != cudaSuccess) return error;
-  return LaunchDependent(read, a.near.blocks, kThreads, kReadBytes, stream, a);
+  return LaunchDependent(read, blocks, kThreads, kReadBytes, stream, a);
 }
 
 }  // namespace

@@ -1,0 +1,128 @@
+#include "core/kernels/cuda/cuda_kernels.h"
+#include "core/kernels/cuda/dependent_launch.cuh"
+#include "core/kernels/cuda/mma.cuh"
+
+// A linear layer of few rows is read rather than computed: what counts is that the
+// weight streams. A block has kFeatures rows of the weight, its warps divide their
+// channels; lanes load 16 bytes each, straight into the fragments of tensor cores.
+//
+// Lane l has channels 8 (l % 4) .. + 8 of a chunk of 32, of row l / 4 of its fragments.
+// An instruction wants 2 (l % 4) and the next, and these + 8, but a sum over channels
+// does not mind which is called what, as long as x and weight agree: the first two
+// words of the 16 bytes make one instruction, the others the next one.
+//
+// The first loads of the weight do not wait for the kernel before: it computes x.
+namespace quire::kernels::cuda {
+namespace {
+
+constexpr int kWarp = 32;
+constexpr int kWarps = 4;
+constexpr int kThreads = kWarps * kWarp;
+constexpr int kFeatures = 8;
+constexpr int kChunk = 32;
+constexpr int kAtATime = 8;  // chunks that a warp has on their way
+constexpr int kStride = kWarps * kAtATime;
+
+// Weights are used once, and should not drive x out of the nearest cache.
+__device__ uint4 LoadOnce(const Bf16* from) {
+  uint4 x;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "l"(from));
+  return x;
+}
+
+// kHalves: of 8 rows of x each.
+template <int kHalves>
+class Accumulate {
+ public:
+  __device__ explicit Accumulate(const LinearArgs& a) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp, row = lane / 4;
+    chunks_ = static_cast<int>(a.in / kChunk);
+    const int64_t feature = static_cast<int64_t>(blockIdx.x) * kFeatures + row;
+    weight_ = a.weight + feature * a.in + lane % 4 * 8;
+    for (int h = 0; h < kHalves; ++h) {
+      has_[h] = 8 * h + row < a.rows;
+      x_[h] = a.x + (has_[h] ? 8 * h + row : 0) * a.in + lane % 4 * 8;
+    }
+  }
+
+  __device__ void Run(float (&sum)[4]) {
+    int chunk = static_cast<int>(threadIdx.x) / kWarp * kAtATime;
+    uint4 weights[kAtATime];
+    Load(chunk, weights);
+    WaitForTheOneBefore();
+    for (; chunk < chunks_; chunk += kStride) {
+      uint4 next[kAtATime];
+      Load(chunk + kStride, next);
+#pragma unroll
+      for (int i = 0; i < kAtATime; ++i) Multiply(chunk + i, weights[i], sum);
+#pragma unroll
+      for (int i = 0; i < kAtATime; ++i) weights[i] = next[i];
+    }
+  }
+
+ private:
+  __device__ void Load(int chunk, uint4 (&weights)[kAtATime]) const {
+#pragma unroll
+    for (int i = 0; i < kAtATime; ++i) {
+      weights[i] =
+          chunk + i < chunks_ ? LoadOnce(weight_ + (chunk + i) * kChunk) : uint4{};
+    }
+  }
+
+  __device__ void Multiply(int chunk, const uint4& weight, float (&sum)[4]) const {
+    if (chunk >= chunks_) return;
+    uint4 x[2] = {};
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      if (has_[h]) x[h] = *reinterpret_cast<const uint4*>(x_[h] + chunk * kChunk);
+    }
+    MultiplyAdd(sum, {{x[0].x, x[1].x, x[0].y, x[1].y}}, weight.x, weight.y);
+    MultiplyAdd(sum, {{x[0].z, x[1].z, x[0].w, x[1].w}}, weight.z, weight.w);
+  }
+
+  int chunks_;
+  const Bf16* weight_;
+  const Bf16* x_[kHalves];
+  bool has_[kHalves];
+};
+
+template <int kHalves, typename Out>
+__global__ void __launch_bounds__(kThreads, 4) LinearKernel(LinearArgs a) {
+  constexpr int kSums = 16 * kFeatures;
+  static_assert(kSums == kThreads);
+  __shared__ float sums[kWarps][kSums];
+  LetTheNextBegin();
+  float sum[4] = {};
+  Accumulate<kHalves>(a).Run(sum);
+  // Of rows l / 4 and these + 8, features 2 (l % 4) and the next.
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  float* const to = sums[threadIdx.x / kWarp] + lane / 4 * kFeatures + lane % 4 * 2;
+  *reinterpret_cast<float2*>(to) = {sum[0], sum[1]};
+  *reinterpret_cast<float2*>(to + 8 * kFeatures) = {sum[2], sum[3]};
+  __syncthreads();
+  const int row = static_cast<int>(threadIdx.x) / kFeatures;
+  if (row >= a.rows) return;
+  const int64_t feature =
+      static_cast<int64_t>(blockIdx.x) * kFeatures + threadIdx.x % kFeatures;
+  float whole = a.bias == nullptr ? 0 : __bfloat162float(a.bias[feature]);
+  for (int w = 0; w < kWarps; ++w) whole += sums[w][threadIdx.x];
+  static_cast<Out*>(a.out)[row * a.features + feature] = static_cast<Out>(whole);
+}
+
+}  // namespace
+
+bool HasLinearKernel(int64_t rows, int64_t in, int64_t features) {
+  return rows <= kMaxLinearRows && in % kChunk == 0 && features % kFeatures == 0;
+}
+
+cudaError_t LinearRows(const LinearArgs& args, cudaStream_t stream) {
+  const auto kernel =
+      args.rows <= 8 ? (args.float_out ? LinearKernel<1, float> : LinearKernel<1, Bf16>)
+                     : (args.float_out ? LinearKernel<2, float> : LinearKernel<2, Bf16>);
+  return LaunchDependent(kernel, static_cast<unsigned>(args.features / kFeatures),
+                         kThreads, 0, stream, args);
+}
+
+}  // namespace quire::kernels::cuda

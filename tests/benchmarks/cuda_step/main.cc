@@ -4,6 +4,10 @@
 //   cuda_step [--models NAME,...] [--lengths N,...] [--batches N,...]
 //             [--modes dense,refined] [--columns N] [--steps N] [--profile] [--no-graphs]
 //             [--prompt N] [--prompt-modes dense,refined] [--chunk N] [--csv FILE]
+//   cuda_step --linears [--models NAME,...] [--batches N,...] [--csv FILE]
+// The second form measures nothing but linear layers of so many rows, by the kernel that
+// the decoder has for few rows and by cuBLAS.
+//
 // Prints the machine in a line that starts with #, then CSV (report.h): bytes are those
 // that a token of all sequences has to read, the limit is that of 4.1 TB/s, far_columns
 // is how many keys beside sinks and window a query head reads in a layer. Which number is
@@ -22,6 +26,7 @@
 #include "c10/cuda/CUDAException.h"
 #include "core/runner/probe_cuda.h"
 #include "tests/benchmarks/cuda_step/bench.h"
+#include "tests/benchmarks/cuda_step/linears.h"
 #include "tests/benchmarks/cuda_step/shapes.h"
 
 namespace quire::cuda_step {
@@ -34,6 +39,7 @@ struct Arguments {
   std::vector<std::string> modes = {"dense", "refined"};
   int64_t prompt = 0;
   std::vector<std::string> prompt_modes = {"dense"};
+  bool linears = false;
   std::string csv;
   Options options;
 };
@@ -113,6 +119,15 @@ void MeasureAll(const Arguments& arguments) {
   const c10::DeviceGuard guard(at::Device(at::kCUDA, 0));
   Report report(arguments.csv);
   Describe(arguments, report);
+  if (arguments.linears) {
+    cuda_attention::Timer timer(0.05);
+    for (const std::string& model : arguments.models) {
+      for (const int64_t rows : arguments.batches) {
+        MeasureLinears(model, rows, at::Device(at::kCUDA, 0), timer, report);
+      }
+    }
+    return;
+  }
   for (const std::string& model : arguments.models) {
     MeasureModel(model, arguments, report);
     c10::cuda::CUDACachingAllocator::emptyCache();
@@ -146,6 +161,7 @@ int Main(int argc, char** argv) {
       ->check(CLI::IsMember({"dense", "refined"}));
   app.add_option("--chunk", a.options.chunk, "Tokens of a prompt in a step")
       ->check(CLI::Range(64, 1 << 17));
+  app.add_flag("--linears", a.linears, "Linear layers alone");
   app.add_option("--csv", a.csv, "The table goes to this file, too");
   CLI11_PARSE(app, argc, argv);
   if (const auto chosen = ChooseDevice({.kind = DeviceKind::kCuda}, ProbeCuda());

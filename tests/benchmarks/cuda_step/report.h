@@ -12,9 +12,9 @@ inline constexpr double kCopyLimit = 4.1;  // TB/s
 // One measurement; a row of the table.
 struct Row {
   std::string model;
-  std::string what;  // token or first_token
-  std::string mode;  // of the attention
-  int64_t batch = 0;
+  std::string what;    // token, first_token, or a linear layer's name
+  std::string mode;    // of the attention; own or cublas
+  int64_t batch = 0;   // sequences, or rows
   int64_t length = 0;  // tokens in the cache, or of the prompt
   double median_ms = 0;
   double tokens_per_second = 0;

@@ -122,26 +122,34 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, CudaWeights weights,
   GrowWorkspace(64, 1024);
 }
 
-// Zeroed when made: the kernels leave their counters at zero.
+// Zeroed when made: the kernels leave their counters at zero. Without memory for more all
+// stays as it was.
 void CudaDecoder::GrowWorkspace(int32_t sequences, int64_t far_pages) {
   if (sequences <= workspace_sequences_ && far_pages <= workspace_far_pages_) return;
   graphs_.Clear();
-  if (sequences > workspace_sequences_) {
-    workspace_sequences_ = std::max(sequences, 2 * workspace_sequences_);
+  if (sequences <= workspace_sequences_) {
+    sequences = workspace_sequences_;
+  } else {
+    sequences = std::max(sequences, 2 * workspace_sequences_);
   }
-  if (far_pages > workspace_far_pages_) {
-    workspace_far_pages_ = std::max(far_pages, 2 * workspace_far_pages_);
+  if (far_pages <= workspace_far_pages_) {
+    far_pages = workspace_far_pages_;
+  } else {
+    far_pages = std::max(far_pages, 2 * workspace_far_pages_);
   }
   const auto bytes = at::TensorOptions(at::kByte).device(device_);
   const ModelConfig& c = config_;
-  workspace_ = at::zeros(
-      {cuda::DecodeWorkspaceBytes(workspace_sequences_, c.num_heads, c.num_kv_heads,
-                                  c.head_dim, multiprocessors_)},
-      bytes);
-  refined_workspace_ = at::zeros(
-      {cuda::RefinedWorkspaceBytes(workspace_sequences_, c.num_heads, c.num_kv_heads,
-                                   c.head_dim, multiprocessors_, workspace_far_pages_)},
-      bytes);
+  const at::Tensor dense =
+      at::zeros({cuda::DecodeWorkspaceBytes(sequences, c.num_heads, c.num_kv_heads,
+                                            c.head_dim, multiprocessors_)},
+                bytes);
+  refined_workspace_ =
+      at::zeros({cuda::RefinedWorkspaceBytes(sequences, c.num_heads, c.num_kv_heads,
+                                             c.head_dim, multiprocessors_, far_pages)},
+                bytes);
+  workspace_ = dense;
+  workspace_sequences_ = sequences;
+  workspace_far_pages_ = far_pages;
 }
 
 absl::StatusOr<std::unique_ptr<CudaDecoder>> CudaDecoder::Load(const ModelConfig& config,
@@ -389,7 +397,7 @@ CudaStep::Shape CudaDecoder::GraphShape(absl::Span<const CudaSequence> sequences
     graph_tables_ = {};
     CudaStep::Shape largest = padded(kMaxGraphRows, true, true);
     largest.dense_pages = largest.far_pages = grown;
-    graph_tables_ = CudaStep::Memory::Make(
+    graph_tables_ = CudaStep::Memory::MakeLasting(
         CudaStep::Entries(largest, config_.num_layers, config_.num_kv_heads), device_);
     graph_pages_ = grown;
   }

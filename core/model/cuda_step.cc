@@ -5,9 +5,11 @@
 #include <cstring>
 
 #include "ATen/ops/empty.h"
+#include "c10/cuda/CUDAStream.h"
 #include "core/base/check.h"
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/refined.h"
+#include "core/model/cuda_check.h"
 
 namespace quire {
 namespace {
@@ -56,6 +58,14 @@ CudaStep::Memory CudaStep::Memory::Make(int64_t entries, at::Device device) {
   const auto ints = at::TensorOptions(at::kInt);
   return {at::empty({entries}, ints.pinned_memory(true)),
           at::empty({entries}, ints.device(device))};
+}
+
+CudaStep::Memory CudaStep::Memory::MakeLasting(int64_t entries, at::Device device) {
+  Memory memory = Make(entries, device);
+  cudaEvent_t event = nullptr;
+  ThrowIfError(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  memory.sent = {event, [](cudaEvent_t e) { cudaEventDestroy(e); }};
+  return memory;
 }
 
 int64_t CudaStep::Entries(const Shape& shape, int32_t layers, int32_t kv_heads) {
@@ -233,6 +243,7 @@ CudaStep::CudaStep(const Shape& shape, absl::Span<const TokenId> tokens,
       prompts_(sequences.size(), 0),
       device_(memory.device) {
   QUIRE_CHECK(at_.end <= memory.host.numel());
+  if (memory.sent != nullptr) ThrowIfError(cudaEventSynchronize(memory.sent.get()));
   Writer writer(shape_, at_, memory.host.data_ptr<int32_t>());
   writer.PutRows(tokens, sequences);
   for (size_t i = 0; i < sequences.size(); ++i) {
@@ -254,9 +265,10 @@ CudaStep::CudaStep(const Shape& shape, absl::Span<const TokenId> tokens,
   }
   const int64_t used = writer.Finish();
   // ATen keeps memory of a step's own until the copy is done.
-  device_.narrow(0, 0, used)
-      .copy_(memory.host.narrow(0, 0, used),
-             /*non_blocking=*/true);
+  const at::Tensor to = device_.narrow(0, 0, used);
+  to.copy_(memory.host.narrow(0, 0, used), /*non_blocking=*/true);
+  if (memory.sent == nullptr) return;
+  ThrowIfError(cudaEventRecord(memory.sent.get(), c10::cuda::getCurrentCUDAStream()));
 }
 
 }  // namespace quire

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "ATen/core/Tensor.h"
@@ -56,7 +59,10 @@ class CudaStep {
   // Where the tables are: on the host pinned, so that their copy does not wait.
   struct Memory {
     at::Tensor host, device;  // [entries] int32
+    // Of memory that stays: its last copy. Not in question but after a step that failed.
+    std::shared_ptr<CUevent_st> sent;
     static Memory Make(int64_t entries, at::Device device);
+    static Memory MakeLasting(int64_t entries, at::Device device);
   };
   static int64_t Entries(const Shape& shape, int32_t layers, int32_t kv_heads);
 
@@ -73,7 +79,7 @@ class CudaStep {
   // tokens [T]. In memory of its own, with places for exactly what there is.
   CudaStep(absl::Span<const TokenId> tokens, absl::Span<const CudaSequence> sequences,
            int32_t layers, int32_t kv_heads, at::Device device);
-  // In memory that has Entries(shape) and is not in use by the device. Rows that are
+  // In memory that has Entries(shape); no kernel reads it any more. Rows that are
   // there in excess have token 0 and are kept nowhere; sequences in excess come last and
   // have no pages, so that no kernel visits them: their results are not written.
   CudaStep(const Shape& shape, absl::Span<const TokenId> tokens,

@@ -57,13 +57,32 @@ class Builder {
   }
 
   absl::StatusOr<Prompt> Build(std::string_view text) const {
-    QUIRE_ASSIGN_OR_RETURN(const Prompt empty, Assemble(""));
-    int64_t budget = options_.tokens - static_cast<int64_t>(empty.tokens.size());
+    return Fit<Prompt>(text, [this](std::string_view piece) { return Assemble(piece); });
+  }
+  absl::StatusOr<Questions> BuildQuestions(std::string_view text) const {
+    return Fit<Questions>(text, [this](std::string_view piece) { return Ask(piece); });
+  }
+
+ private:
+  static int64_t Size(const Prompt& prompt) {
+    return static_cast<int64_t>(prompt.tokens.size());
+  }
+  static int64_t Size(const Questions& asked) {
+    size_t longest = 0;
+    for (const auto& q : asked.questions) longest = std::max(longest, q.tokens.size());
+    return static_cast<int64_t>(asked.text.size() + longest);
+  }
+
+  // What is made of the longest piece of the text with which it fits.
+  template <typename Made, typename Make>
+  absl::StatusOr<Made> Fit(std::string_view text, const Make& make) const {
+    QUIRE_ASSIGN_OR_RETURN(const Made empty, make(""));
+    int64_t budget = options_.tokens - Size(empty);
     while (budget > 0) {
       QUIRE_ASSIGN_OR_RETURN(const std::string_view piece, Cut(text, budget));
-      QUIRE_ASSIGN_OR_RETURN(Prompt prompt, Assemble(piece));
-      const int64_t over = static_cast<int64_t>(prompt.tokens.size()) - options_.tokens;
-      if (over <= 0) return prompt;
+      QUIRE_ASSIGN_OR_RETURN(Made made, make(piece));
+      const int64_t over = Size(made) - options_.tokens;
+      if (over <= 0) return made;
       budget -= over;
     }
     return absl::InvalidArgumentError(
@@ -71,7 +90,6 @@ class Builder {
                      facts_.size(), " facts and their questions"));
   }
 
- private:
   // Whole words of the text, at most `budget` tokens.
   absl::StatusOr<std::string_view> Cut(std::string_view text, int64_t budget) const {
     const size_t bytes =
@@ -158,6 +176,44 @@ class Builder {
     return prompt;
   }
 
+  // Up to the answer, which is left to the model.
+  absl::StatusOr<std::string> RenderOne(const std::string& document,
+                                        const Fact& fact) const {
+    if (!template_.has_value()) {
+      return absl::StrCat(document, "\nQuestion: what is the secret code of the ",
+                          fact.thing, "? Answer: the");
+    }
+    const std::vector<ChatMessage> chat = {
+        {"system", std::string(kSystem)},
+        {"user",
+         absl::StrCat(document, "\n\nWhat is the secret code of the ", fact.thing, "?")}};
+    return template_->Render(chat, /*add_generation_prompt=*/true);
+  }
+
+  absl::StatusOr<Questions> Ask(std::string_view text) const {
+    const std::string document = Hide(text);
+    Questions asked;
+    size_t same = std::string::npos;
+    for (const Fact& fact : asked_) {
+      QUIRE_ASSIGN_OR_RETURN(const std::string all, RenderOne(document, fact));
+      QUIRE_ASSIGN_OR_RETURN(Encoding encoding,
+                             tokenizer_.EncodeWithSpans(all, true, true));
+      PutFirstToken(encoding);
+      std::vector<TokenId>& tokens = encoding.ids;
+      if (asked.questions.empty()) asked.text = tokens;
+      const auto differ = std::mismatch(asked.text.begin(), asked.text.end(),
+                                        tokens.begin(), tokens.end());
+      same = std::min({same, static_cast<size_t>(differ.first - asked.text.begin()),
+                       tokens.size() - 1});
+      asked.questions.push_back({fact.thing, fact.code, std::move(tokens)});
+    }
+    asked.text.resize(same);
+    for (Questions::Question& q : asked.questions) {
+      q.tokens.erase(q.tokens.begin(), q.tokens.begin() + static_cast<int64_t>(same));
+    }
+    return asked;
+  }
+
   // A base model's texts begin with its end token, if its tokenizer does not say so.
   void PutFirstToken(Encoding& encoding) const {
     const TokenId first = tokenizer_.TokenToId("<|endoftext|>");
@@ -176,13 +232,24 @@ class Builder {
   std::vector<double> places_;  // of each fact, as a share of the text
 };
 
+// From the first line after options.start on.
+std::string_view From(std::string_view text, const PromptOptions& options) {
+  size_t begin = static_cast<size_t>(options.start * static_cast<double>(text.size()));
+  if (begin > 0) begin = std::min(text.size(), text.find('\n', begin) + 1);
+  return text.substr(begin);
+}
+
 }  // namespace
 
 absl::StatusOr<Prompt> HideFacts(const ModelFiles& files, const Tokenizer& tokenizer,
                                  std::string_view text, const PromptOptions& options) {
-  size_t begin = static_cast<size_t>(options.start * static_cast<double>(text.size()));
-  if (begin > 0) begin = std::min(text.size(), text.find('\n', begin) + 1);
-  return Builder(files, tokenizer, options).Build(text.substr(begin));
+  return Builder(files, tokenizer, options).Build(From(text, options));
+}
+
+absl::StatusOr<Questions> AskOneByOne(const ModelFiles& files, const Tokenizer& tokenizer,
+                                      std::string_view text,
+                                      const PromptOptions& options) {
+  return Builder(files, tokenizer, options).BuildQuestions(From(text, options));
 }
 
 }  // namespace quire::quality

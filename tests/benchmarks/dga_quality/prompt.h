@@ -31,4 +31,19 @@ struct Prompt {
 absl::StatusOr<Prompt> HideFacts(const ModelFiles& files, const Tokenizer& tokenizer,
                                  std::string_view text, const PromptOptions& options);
 
+// The same stretch and facts with one question at its end, for each fact: what is read
+// once, and how each question goes on until its answer is to be generated.
+struct Questions {
+  struct Question {
+    std::string thing, code;  // "blue lantern", "12345": in the answer, if it is found
+    std::vector<TokenId> tokens;  // after the text, never empty
+  };
+  std::vector<TokenId> text;
+  std::vector<Question> questions;
+};
+// options.tokens: of the text and the longest question. Errors as above.
+absl::StatusOr<Questions> AskOneByOne(const ModelFiles& files, const Tokenizer& tokenizer,
+                                      std::string_view text,
+                                      const PromptOptions& options);
+
 }  // namespace quire::quality

@@ -52,11 +52,17 @@ ComputeType ParseComputeType(const std::string& name) {
   return ComputeType::kAuto;
 }
 
-EngineOptions ToEngineOptions(const ServerOptions& options, const KvGeometry& kv,
+// Tokens of a step. A GPU reads 512 of them hardly sooner than 2,048.
+int32_t ChunkTokens(const ServerOptions& options, const Device& device) {
+  if (options.chunk_tokens > 0) return options.chunk_tokens;
+  return std::max(options.max_running, device.kind == DeviceKind::kCuda ? 2048 : 512);
+}
+
+EngineOptions ToEngineOptions(const ServerOptions& options, const LoadedRunner& loaded,
                               const ModelConfig& config) {
-  return {.kv = kv,
+  return {.kv = loaded.kv,
           .model = {config.vocab_size, config.max_positions},
-          .chunk_tokens = options.chunk_tokens,
+          .chunk_tokens = ChunkTokens(options, loaded.device),
           .max_running = options.max_running,
           .max_waiting = options.max_waiting,
           .max_waiting_tokens = options.max_waiting_tokens,
@@ -78,7 +84,7 @@ ShadowOptions ToShadowOptions(const ServerOptions& options) {
 // Engine, after what it costs to compute was measured.
 absl::Status StartEngine(LoadedRunner loaded, const ServerOptions& options,
                          ServedModel& model) {
-  EngineOptions engine = ToEngineOptions(options, loaded.kv, model.text.config);
+  EngineOptions engine = ToEngineOptions(options, loaded, model.text.config);
   engine.block_bytes = loaded.kv_cache_bytes / loaded.kv.num_blocks;
   QUIRE_ASSIGN_OR_RETURN(engine.step_cost,
                          MeasureStepCost(*loaded.runner, loaded.kv, engine.model));

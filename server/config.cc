@@ -85,8 +85,10 @@ std::vector<Field> ModelFields() {
 // What is computed when.
 std::vector<Field> EngineFields() {
   return {
-      {"chunk_tokens", "tokens of one step, all requests together; >= max_running",
-       &Options::chunk_tokens, 1, 65536},
+      {"chunk_tokens",
+       "tokens of one step, all requests together; >= max_running; 0: 512 on a CPU, 2048 "
+       "on a GPU",
+       &Options::chunk_tokens, 0, 65536},
       {"max_running", "calls that a model computes at a time", &Options::max_running, 1,
        1024},
       {"max_waiting", "calls that may wait beyond those", &Options::max_waiting, 1, 1000},
@@ -378,7 +380,7 @@ absl::Status ServerOptions::Validate() const {
       return absl::InvalidArgumentError("model is ''; it must name a folder");
   }
   for (const Field& field : Fields()) QUIRE_RETURN_IF_ERROR(CheckField(field, *this));
-  if (chunk_tokens < max_running) {
+  if (chunk_tokens != 0 && chunk_tokens < max_running) {
     return absl::InvalidArgumentError(
         absl::StrCat("chunk_tokens is ", chunk_tokens,
                      "; it must be >= max_running, which is ", max_running));

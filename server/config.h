@@ -26,7 +26,7 @@ struct ServerOptions {
   std::string device = "auto";                 // auto, cpu, cuda, cuda:N
   std::string compute = "auto";                // auto, float32, bfloat16
   int64_t kv_cache_bytes = 0;                  // of each model; 0: from free memory
-  int32_t chunk_tokens = 512;                  // of one step, all requests together
+  int32_t chunk_tokens = 0;             // of one step; 0: by the device, see --help
   std::string attention_mode = "auto";  // auto, dense, faithful, refined; of requests
   double attention_eps = 0.04;          // that say nothing else, as are the next three
   double attention_max_error = 1;       // 1: never falls back

@@ -13,6 +13,7 @@
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
 #include "core/kernels/cuda/refined.h"
+#include "core/kernels/cuda/refined_prefill.h"
 #include "core/kernels/refined.h"
 #include "core/model/cuda_audit.h"
 #include "core/model/cuda_check.h"
@@ -101,7 +102,7 @@ struct CudaDecoder::Rows {
   at::Tensor update;    // [T, E] bfloat16, or undefined
   at::Tensor counts;    // of Result
   CudaTimer& timer;
-  at::Tensor audit_errors = {};  // of Result
+  at::Tensor audit_errors = {}, prompt_counts = {};  // of Result
 };
 
 CudaDecoder::CudaDecoder(const ModelConfig& config, CudaWeights weights,
@@ -109,6 +110,12 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, CudaWeights weights,
     : config_(config), device_(device), weights_(std::move(weights)) {
   ThrowIfError(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount,
                                       device.index()));
+  int capability = 0;
+  ThrowIfError(cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor,
+                                      device.index()));
+  refines_prompts_ =
+      capability == 9 && cuda::HasRefinedPrefillKernel(
+                             config.head_dim, config.num_heads / config.num_kv_heads);
   const std::vector<double> frequencies =
       RopeInverseFrequencies(config.rope, config.head_dim, config.max_positions);
   at::Tensor host = at::empty({static_cast<int64_t>(frequencies.size())}, at::kFloat);
@@ -240,27 +247,48 @@ void CudaDecoder::DecodeRefined(int32_t layer, const at::Tensor& q, const Rows& 
   ThrowIfError(cuda::RefinedDecode(args, Stream()));
 }
 
+// Dense rows, and after them refined ones.
+void CudaDecoder::AttendPrompt(int32_t layer, size_t sequence, const at::Tensor& q,
+                               const Rows& rows, const CudaKvCache::Layer& kv,
+                               at::Tensor& out) const {
+  const CudaSequence& s = rows.sequences[sequence];
+  const int32_t* const pages = rows.step.pages(sequence);
+  const int64_t dense = s.rows.rows - s.refined_rows;
+  if (dense > 0) {
+    kernels::SequenceRows part = s.rows;
+    part.rows = dense;
+    const auto gather = [&](const at::Tensor& side) {
+      return GatherTokens(side, pages, part.begin + dense);
+    };
+    DensePrefill(q, gather(kv.k), gather(kv.v), part, Scale(config_), out);
+  }
+  if (s.refined_rows == 0) return;
+  const kernels::SequenceRows part = {s.rows.first_row + dense, s.refined_rows,
+                                      s.rows.begin + static_cast<Position>(dense),
+                                      s.rows.blocks};
+  RefinedPrompt(q, kv.k, kv.v, part,
+                {.scale = Scale(config_),
+                 .eps = s.eps,
+                 .layer = layer,
+                 .pages = pages,
+                 .counts = rows.prompt_counts[static_cast<int64_t>(sequence)].data_ptr()},
+                out);
+}
+
 // One sequence that does not decode together with others.
 void CudaDecoder::AttendAlone(int32_t layer, size_t sequence, const at::Tensor& q,
                               const Rows& rows, const CudaKvCache::Layer& kv,
                               at::Tensor& out) const {
   const CudaSequence& s = rows.sequences[sequence];
-  const int64_t tokens = s.rows.begin + s.rows.rows;
-  const bool faithful = s.reading == CudaSequence::Reading::kFaithful;
-  const bool probed =
-      std::any_of(rows.probes.begin(), rows.probes.end(),
-                  [&](const Probe& probe) { return probe.sequence == sequence; });
-  const auto gather = [&](const at::Tensor& side) {
-    return GatherTokens(side, rows.step.pages(sequence), tokens);
-  };
-  const at::Tensor k = faithful && !probed ? at::Tensor() : gather(kv.k);
-  if (faithful) {
+  if (s.reading == CudaSequence::Reading::kFaithful) {
     s.faithful->Attend(layer, q, kv.k, kv.v, Scale(config_), out);
   } else {
-    DensePrefill(q, k, gather(kv.v), s.rows, Scale(config_), out);
+    AttendPrompt(layer, sequence, q, rows, kv, out);
   }
   for (Probe& probe : rows.probes) {
     if (probe.sequence != sequence) continue;
+    const at::Tensor k =
+        GatherTokens(kv.k, rows.step.pages(sequence), s.rows.begin + s.rows.rows);
     ProbeOnDevice(q, k, s.rows, probe.rows, Scale(config_), probe.attention);
   }
 }
@@ -352,6 +380,11 @@ CudaDecoder::Result CudaDecoder::Run(const CudaStep& step,
   if (step.near().sequences > 0) {
     rows.counts = at::zeros({step.near().sequences, 3}, floats.dtype(at::kLong));
   }
+  if (std::any_of(sequences.begin(), sequences.end(),
+                  [](const CudaSequence& s) { return s.refined_rows > 0; })) {
+    rows.prompt_counts =
+        at::zeros({static_cast<int64_t>(sequences.size()), 3}, floats.dtype(at::kLong));
+  }
   ThrowIfError(cuda::EmbedRows(Data(weights_.embedding.weight), step.tokens(),
                                step.rows(), config_.hidden_size,
                                rows.residual.data_ptr<float>(), Stream()));
@@ -362,8 +395,10 @@ CudaDecoder::Result CudaDecoder::Run(const CudaStep& step,
   for (int32_t i = 0; i < config_.num_layers; ++i) RunLayer(i, rows, cache);
   ThrowIfError(cuda::AddRows(rows.residual.data_ptr<float>(), Data(rows.update),
                              rows.residual.numel(), Stream()));
-  return {
-      .hidden = rows.residual, .counts = rows.counts, .audit_errors = rows.audit_errors};
+  return {.hidden = rows.residual,
+          .counts = rows.counts,
+          .prompt_counts = rows.prompt_counts,
+          .audit_errors = rows.audit_errors};
 }
 
 bool CudaDecoder::RunsAsGraph(absl::Span<const CudaSequence> sequences) const {

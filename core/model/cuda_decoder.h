@@ -50,9 +50,11 @@ class CudaDecoder {
 
   struct Result {
     at::Tensor hidden;  // [T, E] float32, before the final norm
-    // [refined sequences, 3] int64, see kernels::cuda::RefinedDecodeArgs::Counts: of all
+    // [refined decodes, 3] int64, see kernels::cuda::RefinedDecodeArgs::Counts: of all
     // layers. Undefined if there are none.
     at::Tensor counts;
+    // The same of refined rows of prompts: [sequences, 3], zeros for the others.
+    at::Tensor prompt_counts;
     int64_t indexed_pages = 0;  // whose index was made, in every layer
     // [audited rows of all sequences, in order] float32, the sum over layers, see
     // cuda_audit.h. Undefined if there are none.
@@ -82,6 +84,8 @@ class CudaDecoder {
   const ModelConfig& config() const { return config_; }
   at::Device device() const { return device_; }
   int64_t weight_bytes() const { return weights_.bytes(); }
+  // Whether there is a kernel for CudaSequence::refined_rows.
+  bool refines_prompts() const { return refines_prompts_; }
 
   // For tests and measurements: false runs every step as it is, launch by launch.
   void set_use_graphs(bool use) { use_graphs_ = use; }
@@ -111,6 +115,8 @@ class CudaDecoder {
                                          const at::Tensor& q,
                                          const CudaKvCache::Layer& kv,
                                          at::Tensor& out) const;
+  void AttendPrompt(int32_t layer, size_t sequence, const at::Tensor& q, const Rows& rows,
+                    const CudaKvCache::Layer& kv, at::Tensor& out) const;
   void AttendAlone(int32_t layer, size_t sequence, const at::Tensor& q, const Rows& rows,
                    const CudaKvCache::Layer& kv, at::Tensor& out) const;
   void Audit(const at::Tensor& q, const Rows& rows, const CudaKvCache::Layer& kv,
@@ -121,6 +127,7 @@ class CudaDecoder {
   const ModelConfig config_;
   const at::Device device_;
   int32_t multiprocessors_ = 0;
+  bool refines_prompts_ = false;
   at::Tensor inverse_frequencies_;  // [D / 2] float32
   at::Tensor draws_;                // kernels::DrawTable
   // Of DenseDecode and RefinedDecode, for so much:

@@ -1,6 +1,7 @@
 #include "core/model/cuda_prefill.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "ATen/TensorOperators.h"
@@ -12,6 +13,7 @@
 #include "ATen/ops/index_select.h"
 #include "c10/cuda/CUDAStream.h"
 #include "core/kernels/cuda/cuda_kernels.h"
+#include "core/kernels/cuda/refined_prefill.h"
 #include "core/model/cuda_check.h"
 
 namespace quire {
@@ -91,6 +93,33 @@ void DensePrefill(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
         static_cast<int32_t>(q.size(2)), c10::cuda::getCurrentCUDAStream()));
   }
   out.narrow(0, s.first_row, s.rows).copy_(whole.out);
+}
+
+void RefinedPrompt(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                   const SequenceRows& s, const RefinedPromptOptions& options,
+                   at::Tensor& out) {
+  namespace cuda = kernels::cuda;
+  cuda::RefinedPrefillArgs args = {
+      .q = Data(q) + s.first_row * q.stride(0),
+      .k = Data(k),
+      .v = Data(v),
+      .pages = options.pages,
+      .out = Data(out) + s.first_row * out.stride(0),
+      .begin = s.begin,
+      .rows = static_cast<int32_t>(s.rows),
+      .query_heads = static_cast<int32_t>(q.size(1)),
+      .kv_heads = static_cast<int32_t>(k.size(1)),
+      .head_dim = static_cast<int32_t>(q.size(2)),
+      .scale = options.scale,
+      .log2_tau = 2 * std::log2(options.eps),
+      .seed = static_cast<uint32_t>(options.layer),
+      .counts = static_cast<cuda::RefinedDecodeArgs::Counts*>(options.counts)};
+  const at::Tensor workspace = at::empty(
+      {cuda::RefinedPrefillWorkspaceBytes(args.begin, args.rows, args.query_heads,
+                                          args.kv_heads, args.head_dim)},
+      q.options().dtype(at::kByte));
+  args.workspace = workspace.data_ptr();
+  ThrowIfError(cuda::RefinedPrefill(args, c10::cuda::getCurrentCUDAStream()));
 }
 
 void ProbeOnDevice(const at::Tensor& q, const at::Tensor& k, const SequenceRows& s,

@@ -7,7 +7,8 @@
 #include "core/kernels/kernels.h"
 #include "core/model/cuda_kv_cache.h"
 
-// Attention of many rows of one sequence on a GPU, by LibTorch's kernels.
+// Attention of many rows of one sequence on a GPU: densely by LibTorch's kernels, refined
+// by core/kernels/cuda/refined_prefill.h.
 namespace quire {
 
 // Keys or values of positions [0, tokens), as one tensor: side [num_blocks, G, B, D],
@@ -19,6 +20,18 @@ at::Tensor GatherTokens(const at::Tensor& side, const int32_t* pages, int64_t to
 // [first_row, first_row + rows) of out.
 void DensePrefill(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                   const kernels::SequenceRows& sequence, float scale, at::Tensor& out);
+
+struct RefinedPromptOptions {
+  float scale = 1;
+  float eps = 0;
+  int32_t layer = 0;
+  const int32_t* pages = nullptr;  // on the device, of positions [0, begin + rows)
+  void* counts = nullptr;  // on the device, kernels::cuda::RefinedDecodeArgs::Counts
+};
+// The same by refined attention: q, out [T, H, D] contiguous, k, v the layer's cache.
+void RefinedPrompt(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                   const kernels::SequenceRows& sequence,
+                   const RefinedPromptOptions& options, at::Tensor& out);
 
 // Adds to attention [n] float32, n = begin + last row + 1, the causal softmax attention
 // of the rows (ascending, in [0, sequence.rows)) to each position, summed over the rows

@@ -18,14 +18,17 @@ class CudaFaithful;
 // One sequence of a step on a GPU, and how its rows are read.
 struct CudaSequence {
   enum class Reading {
-    kPrefill,        // several rows, or a probed one: densely
+    kPrefill,        // several rows, or a probed one
     kDenseDecode,    // one row
     kRefinedDecode,  // one row with at least one far page, see core/kernels/refined.h
     kFaithful,       // any number of rows, by `faithful`
   };
   kernels::SequenceRows rows;
   Reading reading = Reading::kPrefill;
-  float eps = 0;                     // of kRefinedDecode
+  float eps = 0;  // of rows that are read refined
+  // Of kPrefill: the last so many rows are read refined, see
+  // core/kernels/cuda/refined_prefill.h, those before densely.
+  int64_t refined_rows = 0;
   TokenId target = -1;               // of one row: whose logit is wanted, or -1
   CudaFaithful* faithful = nullptr;  // of kFaithful
   // Rows of the sequence, ascending, that are read densely once more, to compare.

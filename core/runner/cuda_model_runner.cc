@@ -181,7 +181,6 @@ CudaFaithful* CudaModelRunner::BeginFaithful(const StepItem& item,
   return &state;
 }
 
-// Prompts are read densely but for FAITHFUL.
 CudaSequence CudaModelRunner::SequenceOf(const StepItem& item, int64_t first_row) {
   CudaSequence s = {.rows = {first_row, static_cast<int64_t>(item.tokens.size()),
                              item.begin, item.blocks}};
@@ -191,50 +190,22 @@ CudaSequence CudaModelRunner::SequenceOf(const StepItem& item, int64_t first_row
     s.audited = AuditedRows(item, 0);
     return s;
   }
-  if (s.rows.rows > 1 || item.importance) return s;
   const ModelConfig& config = decoder_->config();
+  s.eps = item.attention.eps;
+  if (s.rows.rows > 1 || item.importance) {
+    if (decoder_->refines_prompts()) {
+      s.refined_rows = RefinedRows(config, item.attention, item.begin, s.rows.rows);
+    }
+    if (s.refined_rows > 0) s.audited = AuditedRows(item, s.rows.rows - s.refined_rows);
+    return s;
+  }
   const bool refined = ReadsRefined(config, item.attention, item.begin) &&
                        s.far_pages() > 0 && CudaKvCache::HasIndex(config);
   s.reading = refined ? CudaSequence::Reading::kRefinedDecode
                       : CudaSequence::Reading::kDenseDecode;
   if (refined) s.audited = AuditedRows(item, 0);
-  s.eps = item.attention.eps;
   if (!item.targets.empty()) s.target = item.targets[0];
   return s;
-}
-
-AttentionStats CudaModelRunner::StatsOf(const CudaSequence& s,
-                                        const int64_t* counts) const {
-  const ModelConfig& c = decoder_->config();
-  const int64_t d = c.head_dim, element = 2;
-  AttentionWork layer =
-      kernels::DenseWork({c.num_heads, c.num_kv_heads, c.head_dim}, s.rows, element);
-  const bool refined = s.reading == CudaSequence::Reading::kRefinedDecode;
-  if (!refined) {
-    layer.columns = layer.dense_columns;
-    layer.attention_macs = layer.dense_macs;
-    layer.attention_bytes = layer.dense_bytes;
-  } else {
-    const int64_t near = s.rows.begin + 1 - s.far_pages() * kGroupTokens;
-    layer.columns = near * c.num_heads;
-    layer.attention_macs = layer.columns * 2 * d;
-    layer.attention_bytes = near * c.num_kv_heads * 2 * d * element;
-    layer.selection_macs = s.far_pages() * (kGroupTokens + 1) * c.num_heads * d;
-    layer.selection_bytes =
-        s.far_pages() * c.num_kv_heads * kernels::cuda::IndexPageBytes(c.head_dim);
-  }
-  AttentionStats stats;
-  for (int32_t i = 0; i < c.num_layers; ++i) stats.work += layer;
-  if (!refined) return stats;
-  const int64_t far = counts[0], share = c.num_heads / c.num_kv_heads;
-  stats.work.columns += far;
-  stats.work.expanded_columns += far;
-  stats.work.attention_macs += far * 2 * d;
-  stats.work.attention_bytes += far / share * 2 * d * element;
-  stats.sparse_rows = int64_t{c.num_layers} * c.num_heads;
-  stats.coverage = static_cast<double>(counts[1]) / 4294967296.0;
-  stats.tail_risk = s.eps * static_cast<double>(counts[2]) / 4294967296.0;
-  return stats;
 }
 
 // Of the pages whose index was made, for the sequence that came first.
@@ -269,6 +240,7 @@ CudaModelRunner::Counted CudaModelRunner::CountedBy(
     const CudaDecoder::Result& result, absl::Span<const CudaSequence> sequences) {
   Counted counted;
   if (result.counts.defined()) counted.refined = ToHost(result.counts);
+  if (result.prompt_counts.defined()) counted.prompts = ToHost(result.prompt_counts);
   if (result.audit_errors.defined()) counted.audit_errors = ToHost(result.audit_errors);
   std::vector<at::Tensor> shares;
   for (const CudaSequence& s : sequences) {
@@ -285,13 +257,16 @@ void CudaModelRunner::TakeStats(absl::Span<const CudaSequence> sequences,
     return t.defined() ? t.const_data_ptr<decltype(none)>() : nullptr;
   };
   const int64_t* refined = data(counted.refined, int64_t{});
+  const int64_t* const prompts = data(counted.prompts, int64_t{});
   const double* grouped_share = data(counted.grouped_shares, double{});
   const float* errors = data(counted.audit_errors, float{});
   for (size_t i = 0; i < sequences.size(); ++i) {
     const CudaSequence& s = sequences[i];
     AttentionStats& stats = results[i].attention;
     stats = s.faithful != nullptr ? FaithfulStats(decoder_->config(), s, *grouped_share++)
-                                  : StatsOf(s, refined);
+            : s.refined_rows > 0
+                ? RefinedPromptStats(decoder_->config(), s, prompts + 3 * i)
+                : DecodeOrDenseStats(decoder_->config(), s, refined);
     stats.seconds = decoder_->AttentionSeconds(i);
     AddAudits(decoder_->config(), s, errors, stats);
     errors += s.audited.size();

@@ -36,6 +36,7 @@ class CudaModelRunner final : public ModelRunner {
   // What the device counted, on its way to the host; undefined where there is nothing.
   struct Counted {
     at::Tensor refined;         // CudaDecoder::Result::counts
+    at::Tensor prompts;         // CudaDecoder::Result::prompt_counts
     at::Tensor audit_errors;    // CudaDecoder::Result::audit_errors
     at::Tensor grouped_shares;  // [faithful sequences] float64
   };
@@ -52,8 +53,6 @@ class CudaModelRunner final : public ModelRunner {
                      const CudaReadout& readout, StepResult& result);
   CudaFaithful* BeginFaithful(const StepItem& item, const kernels::SequenceRows& rows);
   CudaSequence SequenceOf(const StepItem& item, int64_t first_row);
-  // counts: the sequence's row of CudaDecoder::Result::counts, if it has one.
-  AttentionStats StatsOf(const CudaSequence& sequence, const int64_t* counts) const;
   AttentionWork IndexWork(int64_t pages) const;
   static at::Tensor ToHost(const at::Tensor& t);
   void TakeImportance(absl::Span<const CudaDecoder::Probe> probes,

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "core/base/types.h"
@@ -8,8 +9,9 @@
 
 namespace quire {
 
-// Whether a GPU reads a decoding row refined. By its own length alone, so that what a
-// request gets does not depend on who else is in a step.
+// Whether a GPU reads a decoding row refined, and which rows of a prompt's chunk. By
+// their own place alone, so that what a request gets does not depend on who else is in a
+// step.
 //
 // REFINED: from SparseFrom() on, as on the CPU. AUTO: where it also pays. Three launches
 // cost some 25 us more than dense attention's one, which is what dense attention takes
@@ -24,6 +26,21 @@ inline bool ReadsRefined(const ModelConfig& config, const AttentionOptions& atte
   if (seen < attention.SparseFrom()) return false;
   const int64_t bytes = seen * config.num_kv_heads * config.head_dim * 4;
   return attention.mode == AttentionMode::kRefined || bytes >= kRefinedPaysBytes;
+}
+
+// Of a chunk's rows the last so many. A prompt's rows read keys together, so theirs are
+// fewer bytes for the same work: AUTO is refined from a shorter text on (docs/gpu.md).
+inline constexpr int64_t kRefinedPromptPaysBytes = 32 << 20;  // of a layer's cache
+
+inline int64_t RefinedRows(const ModelConfig& config, const AttentionOptions& attention,
+                           Position begin, int64_t rows) {
+  if (attention.mode == AttentionMode::kDense || attention.eps == 0) return 0;
+  int64_t from = int64_t{attention.SparseFrom()} - 1;  // position
+  if (attention.mode == AttentionMode::kAuto) {
+    const int64_t token_bytes = int64_t{config.num_kv_heads} * config.head_dim * 4;
+    from = std::max(from, kRefinedPromptPaysBytes / token_bytes);
+  }
+  return std::clamp<int64_t>(int64_t{begin} + rows - from, 0, rows);
 }
 
 }  // namespace quire

@@ -219,7 +219,7 @@ const std::vector<WrongCase> kWrongCases = {
     {{"--chunk-tokens", "1", "--chunk-tokens", "2"},
      "chunk_tokens is given more than once (--chunk-tokens); it must be given once"},
     {{"--max-running", "0"}, "max_running is 0 (--max-running); it must be in [1, 1024]"},
-    {{"--max-running", "513"},
+    {{"--max-running", "513", "--chunk-tokens", "512"},
      "chunk_tokens is 512; it must be >= max_running, which is 513"},
     {{"--chunk-tokens", "255"},
      "chunk_tokens is 255; it must be >= max_running, which is 256"},

@@ -36,5 +36,31 @@ TEST(ReadsRefinedTest, DenseAndEpsZeroNever) {
                             {.mode = AttentionMode::kRefined, .eps = 0}, 100000));
 }
 
+TEST(RefinedRowsTest, AutoWhereItPays) {  // 32 MiB are 8,192 tokens
+  const AttentionOptions attention;
+  EXPECT_EQ(RefinedRows(EightHeadsOf128(), attention, 0, 8192), 0);
+  EXPECT_EQ(RefinedRows(EightHeadsOf128(), attention, 0, 8200), 8);
+  EXPECT_EQ(RefinedRows(EightHeadsOf128(), attention, 8192, 100), 100);
+  const ModelConfig small = {.num_kv_heads = 3, .head_dim = 64};  // quire-135m's
+  EXPECT_EQ(RefinedRows(small, attention, 32000, 768), 0);
+  const ModelConfig many = {.num_kv_heads = 32, .head_dim = 128};
+  EXPECT_EQ(RefinedRows(many, attention, 0, 4096), 1);  // not below its least tokens
+}
+
+TEST(RefinedRowsTest, RefinedFromItsLeastTokensOn) {
+  const AttentionOptions attention = {.mode = AttentionMode::kRefined};
+  const int32_t from = attention.SparseFrom() - 1;
+  EXPECT_EQ(RefinedRows(EightHeadsOf128(), attention, 0, from), 0);
+  EXPECT_EQ(RefinedRows(EightHeadsOf128(), attention, 0, from + 5), 5);
+}
+
+TEST(RefinedRowsTest, DenseAndEpsZeroNever) {
+  EXPECT_EQ(RefinedRows(EightHeadsOf128(), {.mode = AttentionMode::kDense}, 0, 1 << 20),
+            0);
+  EXPECT_EQ(RefinedRows(EightHeadsOf128(), {.mode = AttentionMode::kRefined, .eps = 0}, 0,
+                        1 << 20),
+            0);
+}
+
 }  // namespace
 }  // namespace quire

@@ -330,12 +330,8 @@ void CudaDecoder::RunLayer(int32_t index, Rows& rows, CudaKvCache& cache) const 
   const at::Tensor normed = Normed(rows.residual, rows.update, layer.attention_norm);
   const at::Tensor q = RotateAndStore(layer, layer.qkv.Apply(normed), rows, kv);
   const at::Tensor attended = layer.output.Apply(Attend(index, q, rows, kv));
-  const at::Tensor gate_up =
-      layer.gate_up.Apply(Normed(rows.residual, attended, layer.mlp_norm));
-  at::Tensor inner =
-      at::empty({gate_up.size(0), config_.intermediate_size}, gate_up.options());
-  ThrowIfError(cuda::SiluMul(Data(gate_up), gate_up.size(0), config_.intermediate_size,
-                             Data(inner), Stream()));
+  const at::Tensor inner =
+      layer.gate_up.ApplyGated(Normed(rows.residual, attended, layer.mlp_norm));
   rows.update = layer.down.Apply(inner);
 }
 

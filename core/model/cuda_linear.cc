@@ -12,24 +12,28 @@ namespace {
 
 using kernels::cuda::Bf16;
 
-bool HasFewRows(const at::Tensor& x, const at::Tensor& weight) {
-  return kernels::cuda::HasLinearKernel(x.size(0), weight.size(1), weight.size(0));
+Bf16* Data(const at::Tensor& t) {
+  return t.defined() ? static_cast<Bf16*>(t.data_ptr()) : nullptr;
 }
 
-at::Tensor FewRows(const at::Tensor& x, const CudaLinear& linear, at::ScalarType type) {
-  const auto bf16 = [](const at::Tensor& t) {
-    return t.defined() ? static_cast<const Bf16*>(t.const_data_ptr()) : nullptr;
-  };
+bool HasFewRows(const at::Tensor& x, const at::Tensor& weight, int64_t features) {
+  return kernels::cuda::HasLinearKernel(x.size(0), weight.size(1), features);
+}
+
+at::Tensor FewRows(const at::Tensor& x, const CudaLinear& linear, at::ScalarType type,
+                   bool gated) {
   const at::Tensor& weight = linear.weight;
-  at::Tensor out = at::empty({x.size(0), weight.size(0)}, x.options().dtype(type));
-  ThrowIfError(kernels::cuda::LinearRows({.x = bf16(x),
-                                          .weight = bf16(weight),
-                                          .bias = bf16(linear.bias),
+  const int64_t features = weight.size(0) / (gated ? 2 : 1);
+  at::Tensor out = at::empty({x.size(0), features}, x.options().dtype(type));
+  ThrowIfError(kernels::cuda::LinearRows({.x = Data(x),
+                                          .weight = Data(weight),
+                                          .bias = Data(linear.bias),
                                           .out = out.data_ptr(),
                                           .float_out = type == at::kFloat,
+                                          .gated = gated,
                                           .rows = x.size(0),
                                           .in = weight.size(1),
-                                          .features = weight.size(0)},
+                                          .features = features},
                                          c10::cuda::getCurrentCUDAStream()));
   return out;
 }
@@ -37,13 +41,23 @@ at::Tensor FewRows(const at::Tensor& x, const CudaLinear& linear, at::ScalarType
 }  // namespace
 
 at::Tensor CudaLinear::Apply(const at::Tensor& x) const {
-  return HasFewRows(x, weight) ? FewRows(x, *this, at::kBFloat16)
-                               : at::linear(x, weight, bias);
+  return HasFewRows(x, weight, weight.size(0)) ? FewRows(x, *this, at::kBFloat16, false)
+                                               : at::linear(x, weight, bias);
+}
+
+at::Tensor CudaLinear::ApplyGated(const at::Tensor& x) const {
+  const int64_t inner = weight.size(0) / 2;
+  if (HasFewRows(x, weight, inner)) return FewRows(x, *this, at::kBFloat16, true);
+  const at::Tensor both = at::linear(x, weight, bias);
+  at::Tensor out = at::empty({x.size(0), inner}, x.options());
+  ThrowIfError(kernels::cuda::SiluMul(Data(both), x.size(0), inner, Data(out),
+                                      c10::cuda::getCurrentCUDAStream()));
+  return out;
 }
 
 at::Tensor CudaLinear::ApplyF32(const at::Tensor& x) const {
-  return HasFewRows(x, weight) ? FewRows(x, *this, at::kFloat)
-                               : at::mm(x, weight.t(), at::kFloat);
+  return HasFewRows(x, weight, weight.size(0)) ? FewRows(x, *this, at::kFloat, false)
+                                               : at::mm(x, weight.t(), at::kFloat);
 }
 
 }  // namespace quire

@@ -11,6 +11,9 @@ struct CudaLinear {
 
   // x [T, in] -> [T, out]
   at::Tensor Apply(const at::Tensor& x) const;
+  // x [T, in] -> [T, out / 2]: the first half of the features is a gate, silu(gate) times
+  // the other half.
+  at::Tensor ApplyGated(const at::Tensor& x) const;
   // x [T, in] -> [T, out] float32; for layers without a bias
   at::Tensor ApplyF32(const at::Tensor& x) const;
   int64_t bytes() const {

@@ -47,6 +47,9 @@ struct LinearArgs {
   const Bf16* bias = nullptr;
   void* out = nullptr;     // bfloat16, or
   bool float_out = false;  // float32
+  // The weight is [2 N, K] and the bias [2 N], gate and up: out is silu(gate) * up,
+  // bfloat16.
+  bool gated = false;
   int64_t rows = 0;
   int64_t in = 0;        // K
   int64_t features = 0;  // N

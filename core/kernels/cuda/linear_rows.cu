@@ -20,8 +20,8 @@ constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kFeatures = 8;
 constexpr int kChunk = 32;
-constexpr int kAtATime = 8;  // chunks that a warp has on their way
-constexpr int kStride = kWarps * kAtATime;
+constexpr int kInFlight = 8;  // loads of the weight that a lane has on their way
+constexpr int kTogether = 4;  // chunks whose x is loaded together
 
 // Weights are used once, and should not drive x out of the nearest cache.
 __device__ uint4 LoadOnce(const Bf16* from) {
@@ -32,83 +32,125 @@ __device__ uint4 LoadOnce(const Bf16* from) {
   return x;
 }
 
-// kHalves: of 8 rows of x each.
-template <int kHalves>
+// kHalves: of 8 rows of x each. kParts: of the weight, that a block reads side by side.
+template <int kHalves, int kParts>
 class Accumulate {
  public:
   __device__ explicit Accumulate(const LinearArgs& a) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp, row = lane / 4;
     chunks_ = static_cast<int>(a.in / kChunk);
-    const int64_t feature = static_cast<int64_t>(blockIdx.x) * kFeatures + row;
-    weight_ = a.weight + feature * a.in + lane % 4 * 8;
+    for (int p = 0; p < kParts; ++p) {
+      const int64_t feature =
+          p * a.features + static_cast<int64_t>(blockIdx.x) * kFeatures + row;
+      weight_[p] = a.weight + feature * a.in + lane % 4 * 8;
+    }
     for (int h = 0; h < kHalves; ++h) {
       has_[h] = 8 * h + row < a.rows;
       x_[h] = a.x + (has_[h] ? 8 * h + row : 0) * a.in + lane % 4 * 8;
     }
   }
 
-  __device__ void Run(float (&sum)[4]) {
+  __device__ void Run(float (&sum)[kParts][4]) {
     int chunk = static_cast<int>(threadIdx.x) / kWarp * kAtATime;
-    uint4 weights[kAtATime];
+    uint4 weights[kAtATime][kParts];
     Load(chunk, weights);
     WaitForTheOneBefore();
     for (; chunk < chunks_; chunk += kStride) {
-      uint4 next[kAtATime];
+      uint4 next[kAtATime][kParts];
       Load(chunk + kStride, next);
 #pragma unroll
-      for (int i = 0; i < kAtATime; ++i) Multiply(chunk + i, weights[i], sum);
+      for (int i = 0; i < kAtATime; i += kTogether) {
+        uint4 x[kTogether][2] = {};
 #pragma unroll
-      for (int i = 0; i < kAtATime; ++i) weights[i] = next[i];
+        for (int j = 0; j < kTogether; ++j) LoadX(chunk + i + j, x[j]);
+#pragma unroll
+        for (int j = 0; j < kTogether; ++j) Multiply(x[j], weights[i + j], sum);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtATime; ++i) {
+#pragma unroll
+        for (int p = 0; p < kParts; ++p) weights[i][p] = next[i][p];
+      }
     }
   }
 
  private:
-  __device__ void Load(int chunk, uint4 (&weights)[kAtATime]) const {
+  static constexpr int kAtATime = kInFlight / kParts;
+  static constexpr int kStride = kWarps * kAtATime;
+
+  // Chunks past the last one are zeros.
+  __device__ void Load(int chunk, uint4 (&weights)[kAtATime][kParts]) const {
 #pragma unroll
     for (int i = 0; i < kAtATime; ++i) {
-      weights[i] =
-          chunk + i < chunks_ ? LoadOnce(weight_ + (chunk + i) * kChunk) : uint4{};
+#pragma unroll
+      for (int p = 0; p < kParts; ++p) {
+        weights[i][p] =
+            chunk + i < chunks_ ? LoadOnce(weight_[p] + (chunk + i) * kChunk) : uint4{};
+      }
     }
   }
 
-  __device__ void Multiply(int chunk, const uint4& weight, float (&sum)[4]) const {
-    if (chunk >= chunks_) return;
-    uint4 x[2] = {};
+  // Past the last one any chunk will do.
+  __device__ void LoadX(int chunk, uint4 (&x)[2]) const {
+    const int valid = min(chunk, chunks_ - 1);
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
-      if (has_[h]) x[h] = *reinterpret_cast<const uint4*>(x_[h] + chunk * kChunk);
+      if (has_[h]) x[h] = *reinterpret_cast<const uint4*>(x_[h] + valid * kChunk);
     }
-    MultiplyAdd(sum, {{x[0].x, x[1].x, x[0].y, x[1].y}}, weight.x, weight.y);
-    MultiplyAdd(sum, {{x[0].z, x[1].z, x[0].w, x[1].w}}, weight.z, weight.w);
+  }
+
+  __device__ static void Multiply(const uint4 (&x)[2], const uint4 (&weights)[kParts],
+                                  float (&sum)[kParts][4]) {
+#pragma unroll
+    for (int p = 0; p < kParts; ++p) {
+      const uint4& w = weights[p];
+      MultiplyAdd(sum[p], {{x[0].x, x[1].x, x[0].y, x[1].y}}, w.x, w.y);
+      MultiplyAdd(sum[p], {{x[0].z, x[1].z, x[0].w, x[1].w}}, w.z, w.w);
+    }
   }
 
   int chunks_;
-  const Bf16* weight_;
+  const Bf16* weight_[kParts];
   const Bf16* x_[kHalves];
   bool has_[kHalves];
 };
 
-template <int kHalves, typename Out>
+template <int kHalves, typename Out, bool kGated>
 __global__ void __launch_bounds__(kThreads, 4) LinearKernel(LinearArgs a) {
+  constexpr int kParts = kGated ? 2 : 1;
   constexpr int kSums = 16 * kFeatures;
   static_assert(kSums == kThreads);
-  __shared__ float sums[kWarps][kSums];
+  __shared__ float sums[kParts][kWarps][kSums];
   LetTheNextBegin();
-  float sum[4] = {};
-  Accumulate<kHalves>(a).Run(sum);
+  float sum[kParts][4] = {};
+  Accumulate<kHalves, kParts>(a).Run(sum);
   // Of rows l / 4 and these + 8, features 2 (l % 4) and the next.
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  float* const to = sums[threadIdx.x / kWarp] + lane / 4 * kFeatures + lane % 4 * 2;
-  *reinterpret_cast<float2*>(to) = {sum[0], sum[1]};
-  *reinterpret_cast<float2*>(to + 8 * kFeatures) = {sum[2], sum[3]};
+  const int at = lane / 4 * kFeatures + lane % 4 * 2;
+  for (int p = 0; p < kParts; ++p) {
+    float* const to = sums[p][threadIdx.x / kWarp] + at;
+    *reinterpret_cast<float2*>(to) = {sum[p][0], sum[p][1]};
+    *reinterpret_cast<float2*>(to + 8 * kFeatures) = {sum[p][2], sum[p][3]};
+  }
   __syncthreads();
   const int row = static_cast<int>(threadIdx.x) / kFeatures;
   if (row >= a.rows) return;
   const int64_t feature =
       static_cast<int64_t>(blockIdx.x) * kFeatures + threadIdx.x % kFeatures;
-  float whole = a.bias == nullptr ? 0 : __bfloat162float(a.bias[feature]);
-  for (int w = 0; w < kWarps; ++w) whole += sums[w][threadIdx.x];
-  static_cast<Out*>(a.out)[row * a.features + feature] = static_cast<Out>(whole);
+  float whole[kParts];
+  for (int p = 0; p < kParts; ++p) {
+    whole[p] = a.bias == nullptr ? 0 : __bfloat162float(a.bias[p * a.features + feature]);
+    for (int w = 0; w < kWarps; ++w) whole[p] += sums[p][w][threadIdx.x];
+  }
+  if (kGated) whole[0] = whole[0] / (1 + expf(-whole[0])) * whole[kParts - 1];
+  static_cast<Out*>(a.out)[row * a.features + feature] = static_cast<Out>(whole[0]);
+}
+
+template <int kHalves>
+auto KernelFor(const LinearArgs& a) {
+  if (a.gated) return LinearKernel<kHalves, Bf16, true>;
+  return a.float_out ? LinearKernel<kHalves, float, false>
+                     : LinearKernel<kHalves, Bf16, false>;
 }
 
 }  // namespace
@@ -118,9 +160,7 @@ bool HasLinearKernel(int64_t rows, int64_t in, int64_t features) {
 }
 
 cudaError_t LinearRows(const LinearArgs& args, cudaStream_t stream) {
-  const auto kernel =
-      args.rows <= 8 ? (args.float_out ? LinearKernel<1, float> : LinearKernel<1, Bf16>)
-                     : (args.float_out ? LinearKernel<2, float> : LinearKernel<2, Bf16>);
+  const auto kernel = args.rows <= 8 ? KernelFor<1>(args) : KernelFor<2>(args);
   return LaunchDependent(kernel, static_cast<unsigned>(args.features / kFeatures),
                          kThreads, 0, stream, args);
 }

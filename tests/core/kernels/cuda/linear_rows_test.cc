@@ -24,17 +24,18 @@ class LinearRowsTest : public CudaTest, public ::testing::WithParamInterface<Sha
     const Shape& s = GetParam();
     Draw draw(static_cast<uint32_t>(s.rows + 31 * s.in + 7 * s.features));
     x_ = draw.Bf16s(static_cast<size_t>(s.rows * s.in));
-    weight_ = draw.Bf16s(static_cast<size_t>(s.features * s.in));
-    bias_ = draw.Bf16s(static_cast<size_t>(s.features));
+    weight_ = draw.Bf16s(static_cast<size_t>(2 * s.features * s.in));
+    bias_ = draw.Bf16s(static_cast<size_t>(2 * s.features));
     CudaTest::SetUp();
   }
 
-  std::vector<double> Expected(bool biased) const {
+  // Of features [first, first + N).
+  std::vector<double> Expected(bool biased, int64_t first = 0) const {
     const Shape& s = GetParam();
     const std::vector<double> x = ToDoubles(x_), weight = ToDoubles(weight_);
     std::vector<double> out;
     for (int64_t row = 0; row < s.rows; ++row) {
-      for (int64_t f = 0; f < s.features; ++f) {
+      for (int64_t f = first; f < first + s.features; ++f) {
         double sum = biased ? __bfloat162float(bias_[f]) : 0;
         for (int64_t i = 0; i < s.in; ++i)
           sum += x[row * s.in + i] * weight[f * s.in + i];
@@ -46,7 +47,7 @@ class LinearRowsTest : public CudaTest, public ::testing::WithParamInterface<Sha
 
   // The first `rows` rows.
   template <typename Out>
-  std::vector<Out> Run(int64_t rows, bool biased) {
+  std::vector<Out> Run(int64_t rows, bool biased, bool gated = false) {
     const Shape& s = GetParam();
     const std::vector<Bf16> part(x_.begin(), x_.begin() + rows * s.in);
     const DeviceBuffer<Bf16> x(part), weight(weight_), bias(bias_);
@@ -57,6 +58,7 @@ class LinearRowsTest : public CudaTest, public ::testing::WithParamInterface<Sha
     args.bias = biased ? bias.get() : nullptr;
     args.out = out.get();
     args.float_out = std::is_same_v<Out, float>;
+    args.gated = gated;
     args.rows = rows;
     args.in = s.in;
     args.features = s.features;
@@ -74,6 +76,22 @@ TEST_P(LinearRowsTest, AgainstDoubles) {
     const std::vector<double> expected = Expected(biased);
     ExpectClose(ToDoubles(Run<float>(s.rows, biased)), expected, 0, kSumError);
     ExpectClose(ToDoubles(Run<Bf16>(s.rows, biased)), expected, kBf16Rounding, kSumError);
+  }
+}
+
+TEST_P(LinearRowsTest, GatedAgainstDoubles) {
+  const Shape& s = GetParam();
+  for (const bool biased : {false, true}) {
+    const std::vector<double> gate = Expected(biased), up = Expected(biased, s.features);
+    std::vector<double> expected;
+    double largest = 1;
+    for (size_t i = 0; i < gate.size(); ++i) {
+      expected.push_back(gate[i] / (1 + std::exp(-gate[i])) * up[i]);
+      largest = std::max({largest, std::abs(gate[i]), std::abs(up[i])});
+    }
+    // Either factor may be off by a sum's error.
+    ExpectClose(ToDoubles(Run<Bf16>(s.rows, biased, true)), expected, kBf16Rounding,
+                3 * kSumError * largest);
   }
 }
 

@@ -4,6 +4,7 @@
     tB        B bits, a range for each token and 32 channels, the page's mean removed
     sB        B bits, one scale for each token, the page's mean removed; codes around 0
     cB        B bits, a range for each channel of a page
+    e4m3      8-bit floats, queries too (sparse.py)
     pNbB      N principal directions of the head's keys, B bits each
 """
 

@@ -37,6 +37,8 @@ class Variant:
     neighbours: int = 1       # so many tiles use the choice of their first
     layers: int = 1           # so many layers use the choice of their first; heads: "same" head,
     heads: str = "same"       # "mean" or "max" over the first layer's heads
+    online: bool = False      # shares of what is near and the far tokens after, not of all:
+                              # what a pass from the last token to the first knows
     skip_below: float = 0.     # no far token for a tile if the pages' means say it is below
     gate: tuple = (1, 0)      # (tiles, share): tiles after the first skip pages below the share
 
@@ -48,6 +50,7 @@ class Sparse:
     def __init__(self, variant, chunk=1024):
         self.v, self.chunk = variant, chunk
         self.read = self.total = 0.   # columns
+        self.far_read = 0.            # of them those of far tokens, all tiles
         self.uncertain = self.rows = 0.  # share of attention not read for certain; tiles
         self.looked_at = self.pages = 0.  # of the gate
         self.kept = {}            # by chunk: the first layer's shares
@@ -60,7 +63,7 @@ class Sparse:
         out = torch.empty_like(q)
         first = self.chunk
         out[:, :first] = dense(layer, q[:, :first], k[:, :first], v[:, :first])
-        keys = index(self.v.index, k, self.v.page)
+        keys = k if self.v.index == "e4m3" else index(self.v.index, k, self.v.page)
         for begin in range(first, n, self.chunk):
             end = min(begin + self.chunk, n)
             whole = begin + (end - begin) // tile * tile
@@ -88,13 +91,25 @@ class Chunk:
         self.far = (position >= o.sinks) & (position < windows[:, None])  # [X, N]
         self.exact = self.scores(self.q, self.k).masked_fill_(~self.seen, -torch.inf)
         self.estimate = self.exact
-        if o.index != "exact":
+        if o.index == "e4m3":
+            self.estimate = torch.where(self.far[:, None], self.rounded_scores(), self.exact)
+        elif o.index != "exact":
             queries = self.q
             if o.int8_queries:
                 scale = queries.abs().amax(-1, keepdim=True) / 127
                 queries = (queries / scale).round() * scale
             self.estimate = torch.where(self.far[:, None], self.scores(queries, keys[:, :end]),
                                         self.exact)
+
+    def rounded_scores(self):
+        """Queries and keys in 8-bit floats, the head's mean key apart."""
+        mean = self.k.mean(1, keepdim=True)
+
+        def rounded(x):
+            return x.to(torch.float8_e4m3fn).float()
+
+        return self.scores(rounded(self.q * 8) / 8, rounded(self.k - mean)) + self.scores(
+            self.q, mean)
 
     @staticmethod
     def scores(q, k):
@@ -123,11 +138,18 @@ class Chunk:
 
     # ---- how much of the attention a far token has, as the index says: [G, X, N]
     def shares(self):
-        p = self.softmax()
+        p = self.running_shares() if self.o.online else self.softmax()
         p = torch.where(self.far[:, None], p, 0)[:, :, :, self.o.every_row // 2::self.o.every_row]
         if self.o.reduce == "max":
             return p.amax((1, 3))
         return p.mean((1, 3)) if self.o.reduce == "mean" else p.pow(2).mean((1, 3)).sqrt()
+
+    def running_shares(self):
+        weights = (self.estimate - self.estimate.amax(-1, keepdim=True)).exp()
+        far = self.far[:, None]
+        near = torch.where(far, 0, weights).sum(-1, keepdim=True)
+        later = torch.where(far, weights, 0).flip(-1).cumsum(-1).flip(-1)
+        return weights / (near + later)
 
     def softmax(self):
         if not self.o.linear_exp:
@@ -239,6 +261,7 @@ class Chunk:
         means = self.o.keep != "sample" and self.o.rest != "drop"
         groups = self.far.sum().item() / self.o.page * self.groups if means else 0
         o.read += chosen.sum().item() + near + groups
+        o.far_read += chosen.sum().item()
         o.total += self.seen.float().mean(1).sum().item() * self.groups
         o.uncertain += torch.where(self.far & ~certain, share, 0).sum().item()
         o.rows += self.groups * self.tiles

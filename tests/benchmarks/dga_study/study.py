@@ -96,6 +96,7 @@ def main():
                 attend, start = Sparse(Variant(**values), args.chunk), time.time()
                 row = {"text": path, **values, **text.measure(attend),
                        "columns": attend.read / attend.total,
+                       "far_columns": attend.far_read / attend.rows,
                        "uncertain": attend.uncertain / attend.rows,
                        "seconds": time.time() - start}
                 if attend.pages:

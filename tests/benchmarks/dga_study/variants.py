@@ -28,6 +28,16 @@ LISTS = {
     "details": [*vary({}, "int8_queries", True, False), {"linear_exp": True},
                 {"systematic": True}, {"by_value": True}, {"reduce": "max", "level": 3e-3},
                 {"reduce": "rms", "level": 1.5e-3}, {"per_head": True, "level": 2e-3}],
+    # What refined_prefill.h does: the largest share over a tile's rows and heads, 8-bit scores.
+    "prompts": [{"reduce": "max", "level": 1.6e-3},
+                *[{"reduce": "max", "tile": tile, "level": level, "index": "e4m3", "online": online}
+                  for tile, level, online in [
+                      (32, 1.6e-3, False), (32, 1.6e-3, True), (32, 5e-3, False), (32, 1e-2, False),
+                      (32, 1e-2, True), (32, 2e-2, False), (32, 4e-2, False), (16, 5e-3, False),
+                      (16, 1e-2, False), (64, 1e-2, False), (64, 2e-2, False), (64, 4e-2, False),
+                      (64, 4e-2, True)]],
+                {"reduce": "max", "tile": 32, "level": 1e-2, "index": "exact",
+                 "int8_queries": False}],
     "windows": vary({}, "window", 64, 128, 256, 512),
     "pages": vary(MASS, "page", 16, 32, 64, 128),
     "failed": [*vary(SHARED, "every_row", 2, 4, 8), *vary(SHARED, "neighbours", 2),

@@ -81,11 +81,13 @@ absl::Status CheckShape(const ModelConfig& c) {
         " query heads a key/value head, of which there are ",
         c.num_heads / c.num_kv_heads, "; use device cpu"));
   }
-  if (c.hidden_size % 8 != 0 || c.intermediate_size % 8 != 0) {
+  if (c.hidden_size % 8 != 0 || c.intermediate_size % 8 != 0 ||
+      c.hidden_size > cuda::kMaxHidden) {
     return absl::UnimplementedError(absl::StrCat(
         "device is CUDA; its kernels take hidden and intermediate sizes that 8 divides, "
-        "which are ",
-        c.hidden_size, " and ", c.intermediate_size, "; use device cpu"));
+        "and hidden sizes up to ",
+        cuda::kMaxHidden, "; these are ", c.hidden_size, " and ", c.intermediate_size,
+        "; use device cpu"));
   }
   return absl::OkStatus();
 }

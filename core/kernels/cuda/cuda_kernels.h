@@ -23,8 +23,10 @@ inline constexpr int kPageTokens = 64;
 cudaError_t EmbedRows(const Bf16* table, const int32_t* tokens, int64_t rows,
                       int64_t hidden, float* residual, cudaStream_t stream);
 
+inline constexpr int64_t kMaxHidden = 16384;
 // residual [T, E] += update [T, E] unless that is null; out [T, E] = residual / rms *
-// weight [E] (Zhang and Sennrich, arXiv 1910.07467). E is a multiple of 8.
+// weight [E] (Zhang and Sennrich, arXiv 1910.07467). E is a multiple of 8, at most
+// kMaxHidden. The weight must not have been written by the kernel before in the stream.
 cudaError_t AddRmsNorm(float* residual, const Bf16* update, const float* weight,
                        float eps, int64_t rows, int64_t hidden, Bf16* out,
                        cudaStream_t stream);

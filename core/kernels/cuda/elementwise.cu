@@ -97,34 +97,47 @@ __global__ void AddKernel(float* residual, const Bf16* update, int64_t size) {
   StoreF32(residual + i, x);
 }
 
-// A block a row. The row is read twice: it is in the cache the second time.
+// A block a row, of which a thread keeps kVectors of eight channels. The weight does not
+// come from the kernel before.
+template <int kVectors>
 __global__ void RmsNormKernel(float* residual, const Bf16* update, const float* weight,
                               float eps, int64_t hidden, Bf16* out) {
   __shared__ float sums[kThreads / kWarp];
-  Begin();
-  float* const row = residual + blockIdx.x * hidden;
-  const Bf16* const add =
-      update == nullptr ? nullptr : update + static_cast<int64_t>(blockIdx.x) * hidden;
+  LetTheNextBegin();
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * hidden;
+  const auto channel = [](int v) { return (v * kThreads + threadIdx.x) * 8; };
+  float w[kVectors][8], x[kVectors][8];
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    if (channel(v) < hidden) LoadF32(weight + channel(v), w[v]);
+  }
+  WaitForTheOneBefore();
+  Eight add[kVectors];
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    if (channel(v) >= hidden) continue;
+    LoadF32(residual + first + channel(v), x[v]);
+    if (update != nullptr) add[v] = Load(update + first + channel(v));
+  }
   float squares = 0;
-  for (int64_t i = threadIdx.x * 8; i < hidden; i += kThreads * 8) {
-    float x[8];
-    LoadF32(row + i, x);
-    if (add != nullptr) {
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    if (channel(v) >= hidden) continue;
+    if (update != nullptr) {
       float y[8];
-      Widen(Load(add + i), y);
-      for (int j = 0; j < 8; ++j) x[j] += y[j];
-      StoreF32(row + i, x);
+      Widen(add[v], y);
+      for (int j = 0; j < 8; ++j) x[v][j] += y[j];
+      StoreF32(residual + first + channel(v), x[v]);
     }
-    for (int j = 0; j < 8; ++j) squares += x[j] * x[j];
+    for (int j = 0; j < 8; ++j) squares += x[v][j] * x[v][j];
   }
   const float mean = BlockSum(squares, sums) / static_cast<float>(hidden);
   const float inverse = rsqrtf(mean + eps);
-  for (int64_t i = threadIdx.x * 8; i < hidden; i += kThreads * 8) {
-    float x[8], w[8];
-    LoadF32(row + i, x);
-    LoadF32(weight + i, w);
-    for (int j = 0; j < 8; ++j) x[j] *= inverse * w[j];
-    Store(out + blockIdx.x * hidden + i, Narrow(x));
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    if (channel(v) >= hidden) continue;
+    for (int j = 0; j < 8; ++j) x[v][j] *= inverse * w[v][j];
+    Store(out + first + channel(v), Narrow(x[v]));
   }
 }
 
@@ -334,8 +347,17 @@ cudaError_t EmbedRows(const Bf16* table, const int32_t* tokens, int64_t rows,
 cudaError_t AddRmsNorm(float* residual, const Bf16* update, const float* weight,
                        float eps, int64_t rows, int64_t hidden, Bf16* out,
                        cudaStream_t stream) {
-  return LaunchDependent(RmsNormKernel, static_cast<unsigned>(rows), kThreads, 0, stream,
-                         residual, update, weight, eps, hidden, out);
+  const auto blocks = static_cast<unsigned>(rows);
+  const auto launch = [&](auto kernel) {
+    return LaunchDependent(kernel, blocks, kThreads, 0, stream, residual, update, weight,
+                           eps, hidden, out);
+  };
+  constexpr int64_t kChannels = 8 * kThreads;
+  if (hidden <= kChannels) return launch(RmsNormKernel<1>);
+  if (hidden <= 2 * kChannels) return launch(RmsNormKernel<2>);
+  if (hidden <= 4 * kChannels) return launch(RmsNormKernel<4>);
+  static_assert(kMaxHidden == 8 * kChannels);
+  return hidden <= kMaxHidden ? launch(RmsNormKernel<8>) : cudaErrorInvalidValue;
 }
 
 cudaError_t AddRows(float* residual, const Bf16* update, int64_t size,

@@ -21,7 +21,6 @@ constexpr int kThreads = kWarps * kWarp;
 constexpr int kFeatures = 8;
 constexpr int kChunk = 32;
 constexpr int kInFlight = 8;  // loads of the weight that a lane has on their way
-constexpr int kTogether = 4;  // chunks whose x is loaded together
 
 // Weights are used once, and should not drive x out of the nearest cache.
 __device__ uint4 LoadOnce(const Bf16* from) {
@@ -50,7 +49,10 @@ class Accumulate {
     }
   }
 
-  __device__ void Run(float (&sum)[kParts][4]) {
+  // Sums of the even and the odd instructions, so that they need not wait for each other.
+  using Sums = float[kParts][2][4];
+
+  __device__ void Run(Sums& sum) {
     int chunk = static_cast<int>(threadIdx.x) / kWarp * kAtATime;
     uint4 weights[kAtATime][kParts];
     Load(chunk, weights);
@@ -77,6 +79,8 @@ class Accumulate {
  private:
   static constexpr int kAtATime = kInFlight / kParts;
   static constexpr int kStride = kWarps * kAtATime;
+  // Chunks whose x is loaded together: as much as there are registers for.
+  static constexpr int kTogether = kHalves == 1 ? kAtATime : 4;
 
   // Chunks past the last one are zeros.
   __device__ void Load(int chunk, uint4 (&weights)[kAtATime][kParts]) const {
@@ -100,12 +104,12 @@ class Accumulate {
   }
 
   __device__ static void Multiply(const uint4 (&x)[2], const uint4 (&weights)[kParts],
-                                  float (&sum)[kParts][4]) {
+                                  Sums& sum) {
 #pragma unroll
     for (int p = 0; p < kParts; ++p) {
       const uint4& w = weights[p];
-      MultiplyAdd(sum[p], {{x[0].x, x[1].x, x[0].y, x[1].y}}, w.x, w.y);
-      MultiplyAdd(sum[p], {{x[0].z, x[1].z, x[0].w, x[1].w}}, w.z, w.w);
+      MultiplyAdd(sum[p][0], {{x[0].x, x[1].x, x[0].y, x[1].y}}, w.x, w.y);
+      MultiplyAdd(sum[p][1], {{x[0].z, x[1].z, x[0].w, x[1].w}}, w.z, w.w);
     }
   }
 
@@ -122,15 +126,17 @@ __global__ void __launch_bounds__(kThreads, 4) LinearKernel(LinearArgs a) {
   static_assert(kSums == kThreads);
   __shared__ float sums[kParts][kWarps][kSums];
   LetTheNextBegin();
-  float sum[kParts][4] = {};
+  typename Accumulate<kHalves, kParts>::Sums sum = {};
   Accumulate<kHalves, kParts>(a).Run(sum);
   // Of rows l / 4 and these + 8, features 2 (l % 4) and the next.
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int at = lane / 4 * kFeatures + lane % 4 * 2;
   for (int p = 0; p < kParts; ++p) {
     float* const to = sums[p][threadIdx.x / kWarp] + at;
-    *reinterpret_cast<float2*>(to) = {sum[p][0], sum[p][1]};
-    *reinterpret_cast<float2*>(to + 8 * kFeatures) = {sum[p][2], sum[p][3]};
+    const auto& even = sum[p][0];
+    const auto& odd = sum[p][1];
+    *reinterpret_cast<float2*>(to) = {even[0] + odd[0], even[1] + odd[1]};
+    *reinterpret_cast<float2*>(to + 8 * kFeatures) = {even[2] + odd[2], even[3] + odd[3]};
   }
   __syncthreads();
   const int row = static_cast<int>(threadIdx.x) / kFeatures;

@@ -23,6 +23,8 @@ namespace {
 constexpr int kWarmUp = 4;
 // Tokens of a sequence beyond its length: one is new in each step that is measured.
 constexpr int64_t kMargin = 128;
+// Rows of a prompt's end that its eps is chosen by.
+constexpr int64_t kAimedRows = 2048;
 // Beside weights and cache: activations, workspaces, and what is gathered of a prompt.
 constexpr double kReservedBytes = 10e9;
 
@@ -34,6 +36,27 @@ double Microseconds() {
 
 std::string NameOf(AttentionMode mode) {
   return mode == AttentionMode::kDense ? "dense" : "refined";
+}
+
+// The eps at which columns(eps) come to about `wanted`: they go with 1 / eps^2 until keys
+// are certain, and on some random scores from all to few at once.
+template <typename Columns>
+float AimEps(double wanted, const Columns& columns) {
+  float eps = 0.04f, low = 0, high = 1;
+  for (int i = 0; i < 12; ++i) {
+    const double come = columns(eps);
+    if (std::abs(come / wanted - 1) < 0.01) break;
+    (come > wanted ? low : high) = eps;
+    const auto next = eps * static_cast<float>(std::sqrt(std::max(come, 1.0) / wanted));
+    eps = next > low && next < high ? next : (low + high) / 2;
+  }
+  return eps;
+}
+
+AttentionStats StatsOf(const std::vector<StepResult>& results) {
+  AttentionStats stats;
+  for (const StepResult& result : results) stats += result.attention;
+  return stats;
 }
 
 // Of a token of every sequence: all matrices but an embedding of which a row is read.
@@ -116,32 +139,22 @@ std::vector<StepResult> Bench::Run(const Step& step) const {
   return *std::move(results);
 }
 
-double Bench::FarColumns(const std::vector<StepResult>& results) const {
-  double columns = 0;
-  for (const StepResult& result : results) {
-    columns += static_cast<double>(result.attention.work.expanded_columns);
-  }
-  return columns /
-         (static_cast<double>(results.size()) * config_.num_layers * config_.num_heads);
-}
-
-// Keys are drawn with probabilities that go with 1 / eps^2 until they are certain.
-float Bench::AimEps(int64_t batch, int64_t length) const {
-  float eps = 0.04f;
-  for (int i = 0; i < 8; ++i) {
-    const double columns = FarColumns(
-        Run(MakeStep({.mode = AttentionMode::kRefined, .eps = eps}, batch, length)));
-    const double factor = std::sqrt(std::max(columns, 1.0) / options_.columns);
-    if (std::abs(factor - 1) < 0.005) break;
-    eps = std::min(1.0f, eps * static_cast<float>(factor));
-  }
-  return eps;
+double Bench::FarColumns(const AttentionStats& stats) {
+  return stats.sparse_rows == 0 ? 0
+                                : static_cast<double>(stats.work.expanded_columns) /
+                                      static_cast<double>(stats.sparse_rows);
 }
 
 Row Bench::MeasureToken(AttentionMode mode, int64_t batch, int64_t length) {
   const bool refined = mode == AttentionMode::kRefined;
   AttentionOptions attention = {.mode = mode};
-  if (refined) attention.eps = AimEps(batch, length);
+  if (refined) {
+    attention.eps = AimEps(options_.columns, [&](float eps) {
+      AttentionOptions tried = attention;
+      tried.eps = eps;
+      return FarColumns(StatsOf(Run(MakeStep(tried, batch, length))));
+    });
+  }
   Step step = MakeStep(attention, batch, length);
   for (int i = 0; i < kWarmUp; ++i) Run(step);
   std::vector<double> times;
@@ -160,12 +173,11 @@ Row Bench::MeasureToken(AttentionMode mode, int64_t batch, int64_t length) {
              .median_ms = 1e-3 * Quantile(times, .5),
              .weight_bytes = WeightBytesRead(*decoder_)};
   row.tokens_per_second = 1e3 * static_cast<double>(batch) / row.median_ms;
-  for (const StepResult& result : results) {
-    const AttentionWork& work = result.attention.work;
-    row.kv_bytes += static_cast<double>(work.attention_bytes + work.selection_bytes);
-  }
+  const AttentionStats stats = StatsOf(results);
+  row.kv_bytes =
+      static_cast<double>(stats.work.attention_bytes + stats.work.selection_bytes);
   if (refined) {
-    row.far_columns = FarColumns(results);
+    row.far_columns = FarColumns(stats);
     row.eps = attention.eps;
   }
   if (options_.profile) Profile(step, refined, row);
@@ -214,24 +226,39 @@ void Bench::Profile(const Step& step, bool refined, Row& row) const {
   row.wait_us = Quantile(waits, .5);
 }
 
+AttentionStats Bench::PromptChunk(const AttentionOptions& attention,
+                                  const std::vector<TokenId>& tokens, int64_t begin,
+                                  int64_t count) const {
+  const auto length = static_cast<int64_t>(tokens.size());
+  Step step = MakeStep(attention, 1, length);
+  StepItem& item = step.input.items[0];
+  item.begin = static_cast<Position>(begin);
+  item.tokens = absl::MakeConstSpan(tokens).subspan(begin, count);
+  item.sample = item.last_chunk = begin + count == length;
+  return StatsOf(Run(step));
+}
+
 Row Bench::MeasureFirstToken(AttentionMode mode, int64_t length) {
   std::vector<TokenId> tokens(static_cast<size_t>(length));
   std::mt19937 random(11);
   for (TokenId& token : tokens) {
     token = static_cast<TokenId>(random() % static_cast<uint32_t>(config_.vocab_size));
   }
-  Step step = MakeStep({.mode = mode}, 1, length);
-  StepItem& item = step.input.items[0];
-  double columns = 0, rows = 0;
+  AttentionOptions attention = {.mode = mode};
+  const bool refined = mode == AttentionMode::kRefined;
+  if (refined) {
+    attention.eps = AimEps(options_.prompt_columns, [&](float eps) {
+      AttentionOptions tried = attention;
+      tried.eps = eps;
+      const int64_t rows = std::min(length, kAimedRows);
+      return FarColumns(PromptChunk(tried, tokens, length - rows, rows));
+    });
+  }
+  AttentionStats stats;
   const double start = Microseconds();
   for (int64_t begin = 0; begin < length; begin += options_.chunk) {
-    const int64_t count = std::min(options_.chunk, length - begin);
-    item.begin = static_cast<Position>(begin);
-    item.tokens = absl::MakeConstSpan(tokens).subspan(begin, count);
-    item.sample = item.last_chunk = begin + count == length;
-    const std::vector<StepResult> results = Run(step);
-    columns += static_cast<double>(results[0].attention.work.expanded_columns);
-    rows += static_cast<double>(results[0].attention.sparse_rows);
+    stats +=
+        PromptChunk(attention, tokens, begin, std::min(options_.chunk, length - begin));
   }
   const double ms = 1e-3 * (Microseconds() - start);
   return {.model = model_,
@@ -241,8 +268,8 @@ Row Bench::MeasureFirstToken(AttentionMode mode, int64_t length) {
           .length = length,
           .median_ms = ms,
           .tokens_per_second = 1e3 * static_cast<double>(length) / ms,
-          .far_columns = rows > 0 ? columns / rows : 0,
-          .eps = mode == AttentionMode::kDense ? 0 : item.attention.eps};
+          .far_columns = FarColumns(stats),
+          .eps = refined ? attention.eps : 0};
 }
 
 }  // namespace quire::cuda_step

@@ -11,8 +11,9 @@
 namespace quire::cuda_step {
 
 struct Options {
-  int steps = 50;        // that a median is of
-  double columns = 450;  // far columns a query head that eps is chosen for
+  int steps = 50;  // that a median is of
+  // Far columns of a query head that eps is chosen for: of a token, of a prompt's row.
+  double columns = 450, prompt_columns = 1500;
   bool profile = false;  // the host's time by part
   bool graphs = true;
   int64_t chunk = 8192;  // of a prompt
@@ -34,16 +35,20 @@ class Bench {
   // reads about options.columns far keys; random scores say nothing of what is enough.
   Row MeasureToken(AttentionMode mode, int64_t batch, int64_t length);
 
-  // From the first chunk of a prompt to its first token.
+  // From the first chunk of a prompt to its first token. Refined at the eps with which a
+  // row of the last chunk reads about options.prompt_columns far keys.
   Row MeasureFirstToken(AttentionMode mode, int64_t length);
 
  private:
   struct Step;  // what a step asks, of all sequences
   Step MakeStep(const AttentionOptions& attention, int64_t batch, int64_t length) const;
   std::vector<StepResult> Run(const Step& step) const;
-  float AimEps(int64_t batch, int64_t length) const;
-  // Far columns of a query head, of a layer, of the step's sequences on average.
-  double FarColumns(const std::vector<StepResult>& results) const;
+  // Rows [begin, begin + count) of a prompt.
+  AttentionStats PromptChunk(const AttentionOptions& attention,
+                             const std::vector<TokenId>& tokens, int64_t begin,
+                             int64_t count) const;
+  // Far columns of a query head, of a layer, of the results' rows on average.
+  static double FarColumns(const AttentionStats& stats);
   void Profile(const Step& step, bool refined, Row& row) const;
 
   const std::string model_;

@@ -3,7 +3,8 @@
 // the time to a prompt's first token.
 //   cuda_step [--models NAME,...] [--lengths N,...] [--batches N,...]
 //             [--modes dense,refined] [--columns N] [--steps N] [--profile] [--no-graphs]
-//             [--prompt N] [--prompt-modes dense,refined] [--chunk N] [--csv FILE]
+//             [--prompt N] [--prompt-modes dense,refined] [--prompt-columns N]
+//             [--chunk N] [--csv FILE]
 //   cuda_step --linears [--models NAME,...] [--batches N,...] [--csv FILE]
 // The second form measures nothing but linear layers of so many rows, by the kernel that
 // the decoder has for few rows and by cuBLAS.
@@ -12,7 +13,8 @@
 // that a token of all sequences has to read, the limit is that of 4.1 TB/s, far_columns
 // is how many keys beside sinks and window a query head reads in a layer. Which number is
 // enough random weights cannot tell: quire-135m reads about 440 at eps .04 whatever the
-// length (docs/dga-findings.md), which is what the default aims at.
+// length (docs/dga-findings.md), which is what the default aims at; a tile of a prompt's
+// rows, which choose together, about 1,500.
 // Exit code: 0 measured; 1 no GPU or an error of CUDA; 105 and up wrong usage.
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -150,6 +152,8 @@ int Main(int argc, char** argv) {
       ->delimiter(',')
       ->check(CLI::IsMember({"dense", "refined"}));
   app.add_option("--columns", a.options.columns, "Far keys of a head to choose eps for")
+      ->check(CLI::Range(1.0, 1e6));
+  app.add_option("--prompt-columns", a.options.prompt_columns, "The same of prompts")
       ->check(CLI::Range(1.0, 1e6));
   app.add_option("--steps", a.options.steps)->check(CLI::Range(1, 100));
   app.add_flag("--profile", a.options.profile, "The host's time by part");

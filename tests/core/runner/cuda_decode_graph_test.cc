@@ -278,7 +278,8 @@ TEST_F(CudaDecodeGraphTest, EverySizeAndKindAndNeverTooManyGraphs) {
   };
   std::vector<double> want;
   for (const int kind : {0, 1}) want.push_back(decode(1, kind)[0].scores.at(0).logprob);
-  for (const size_t count : {2, 3, 7, 13, 20, 30, 40, 64, 65}) {
+  // 65 rows are no graph's, and make the workspace grow.
+  for (const size_t count : {65, 2, 3, 7, 13, 20, 30, 40, 64}) {
     for (int kind = 0; kind < 3; ++kind) {
       for (int step = 0; step < 3; ++step) {
         const auto results = decode(count, kind);

@@ -55,7 +55,7 @@ std::vector<float> Sum(std::vector<float> x, const std::vector<Bf16>& update) {
 
 TEST_F(EmbedRowsTest, RowsAreTheTablesToTheBit) {
   constexpr int32_t kVocab = 301;
-  for (const int64_t hidden : {8, 576, 4096}) {
+  for (const int64_t hidden : {8, 576, 2056, 4096, 8184, 16384}) {
     for (const int32_t rows : {1, 77}) {
       SCOPED_TRACE(::testing::Message() << "hidden " << hidden << ", rows " << rows);
       Draw draw(static_cast<uint32_t>(hidden + rows));
@@ -98,7 +98,7 @@ TEST_F(AddRmsNormTest, WithUpdateTheResidualIsTheFloatSum) {
 }
 
 TEST_F(AddRmsNormTest, WithoutUpdateTheResidualStays) {
-  for (const size_t hidden : {8, 576, 4096}) {
+  for (const size_t hidden : {8, 576, 2056, 4096, 8184, 16384}) {
     SCOPED_TRACE(hidden);
     Draw draw(static_cast<uint32_t>(hidden));
     const std::vector<float> residual = draw.Floats(7 * hidden);

@@ -18,8 +18,9 @@ AttentionOptions Faithful() {
   return options;
 }
 
-// Tokens of nearly equal importance may fall on the other side.
-constexpr double kFaithfulDifference = 0.15;
+// Tokens of nearly equal importance fall on the other side: noise in the weights that
+// changes dense scores by .05 changes these by .06, with whole_prompt by .18.
+constexpr double kFaithfulDifference = 0.3;
 
 double MeanDifference(const std::vector<TokenScore>& a,
                       const std::vector<TokenScore>& b) {

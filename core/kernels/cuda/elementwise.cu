@@ -65,13 +65,14 @@ __device__ float WarpSum(float x) {
   return x;
 }
 
-// Every thread gets the sum; `shared` [kThreads / kWarp].
+// Every thread gets the sum; `shared` [kBlock / kWarp].
+template <int kBlock = kThreads>
 __device__ float BlockSum(float x, float* shared) {
   x = WarpSum(x);
   if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = x;
   __syncthreads();
   float sum = 0;
-  for (int i = 0; i < kThreads / kWarp; ++i) sum += shared[i];
+  for (int i = 0; i < kBlock / kWarp; ++i) sum += shared[i];
   return sum;
 }
 
@@ -298,34 +299,54 @@ __device__ Best Better(const Best& a, const Best& b) {
   return a.token < b.token ? a : b;
 }
 
-// A block a row.
-__global__ void SummarizeKernel(RowSummary s) {
-  __shared__ float sums[kThreads / kWarp];
-  __shared__ Best bests[kThreads / kWarp];
+// A block a row, which is long: a thread has several values on their way.
+constexpr int kRowThreads = 1024;
+constexpr int kTogether = 8;
+
+// use(value, index) of the thread's values of a row, in ascending order.
+template <typename Use>
+__device__ void ForEach(const float* row, int64_t size, const Use& use) {
+  for (int64_t first = threadIdx.x; first < size; first += kRowThreads * kTogether) {
+    float x[kTogether];
+#pragma unroll
+    for (int j = 0; j < kTogether; ++j) {
+      const int64_t i = first + j * kRowThreads;
+      x[j] = i < size ? row[i] : -INFINITY;
+    }
+#pragma unroll
+    for (int j = 0; j < kTogether; ++j) {
+      use(x[j], static_cast<int32_t>(first + j * kRowThreads));
+    }
+  }
+}
+
+__global__ void __launch_bounds__(kRowThreads) SummarizeKernel(RowSummary s) {
+  __shared__ float sums[kRowThreads / kWarp];
+  __shared__ Best bests[kRowThreads / kWarp];
   Begin();
   const float* const row = s.logits + blockIdx.x * s.vocab;
   Best best = {-INFINITY, INT32_MAX};
-  for (int64_t i = threadIdx.x; i < s.vocab; i += kThreads) {
+  ForEach(row, s.vocab, [&best](float x, int32_t i) {
     // NaN compares with nothing: it is never chosen.
-    if (row[i] > -INFINITY) best = Better(best, {row[i], static_cast<int32_t>(i)});
-  }
+    if (x > -INFINITY) best = Better(best, {x, i});
+  });
   for (int step = kWarp / 2; step > 0; step /= 2) {
     best = Better(best, {__shfl_xor_sync(0xffffffffu, best.logit, step),
                          __shfl_xor_sync(0xffffffffu, best.token, step)});
   }
   if (threadIdx.x % kWarp == 0) bests[threadIdx.x / kWarp] = best;
   __syncthreads();
-  for (int i = 0; i < kThreads / kWarp; ++i) best = Better(best, bests[i]);
+  for (int i = 0; i < kRowThreads / kWarp; ++i) best = Better(best, bests[i]);
   const int32_t target = s.targets == nullptr ? -1 : s.targets[blockIdx.x];
   const float target_logit = target >= 0 ? row[target] : 0;
   float sum = 0, larger = 0;  // counts below 2^24 are exact
-  for (int64_t i = threadIdx.x; i < s.vocab; i += kThreads) {
-    sum += expf(row[i] - best.logit);
-    larger += row[i] > target_logit ? 1.0f : 0.0f;
-  }
-  sum = BlockSum(sum, sums);
+  ForEach(row, s.vocab, [&](float x, int32_t) {
+    sum += expf(x - best.logit);
+    larger += x > target_logit ? 1.0f : 0.0f;
+  });
+  sum = BlockSum<kRowThreads>(sum, sums);
   __syncthreads();
-  larger = BlockSum(larger, sums);
+  larger = BlockSum<kRowThreads>(larger, sums);
   if (threadIdx.x != 0) return;
   s.log_sum[blockIdx.x] = best.logit + logf(sum);
   s.best[blockIdx.x] = best.token == INT32_MAX ? 0 : best.token;
@@ -412,8 +433,8 @@ cudaError_t MergeAttention(Bf16* a, float* a_lse, const Bf16* b, const float* b_
 }
 
 cudaError_t SummarizeRows(const RowSummary& summary, cudaStream_t stream) {
-  return LaunchDependent(SummarizeKernel, static_cast<unsigned>(summary.rows), kThreads,
-                         0, stream, summary);
+  return LaunchDependent(SummarizeKernel, static_cast<unsigned>(summary.rows),
+                         kRowThreads, 0, stream, summary);
 }
 
 }  // namespace quire::kernels::cuda

@@ -296,7 +296,9 @@ std::vector<StepResult> CudaModelRunner::Compute(Items items) {
   c10::cuda::getCurrentCUDAStream().synchronize();
   TakeImportance(probes, results);
   TakeStats(sequences, counted, result.indexed_pages, results);
-  at::parallel_for(0, static_cast<int64_t>(items.size()), 1,
+  // Whole rows are much to look at; to wake other threads for less is a waste.
+  const auto count = static_cast<int64_t>(items.size());
+  at::parallel_for(0, count, readout.whole_rows() > 0 ? 1 : count,
                    [&](int64_t first, int64_t last) {
                      for (int64_t i = first; i < last; ++i) {
                        Finish(*items[i], wanted[i], readout, results[i]);

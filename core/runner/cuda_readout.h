@@ -23,6 +23,8 @@ class CudaReadout {
   // that of the row's sequence. Returns the row's number in here.
   size_t Want(int64_t row, TokenId target, bool whole);
 
+  int64_t whole_rows() const { return whole_rows_; }
+
   // Launches all of it, in order.
   void Launch();
 

@@ -62,7 +62,8 @@ class CudaStep {
   // Where the tables are: on the host pinned, so that their copy does not wait.
   struct Memory {
     at::Tensor host, device;  // [entries] int32
-    // Of memory that stays: its last copy. Not in question but after a step that failed.
+    // Of memory that stays: its last copy, which is waited for before the host's side is
+    // written again. It is long over, unless the step failed.
     std::shared_ptr<CUevent_st> sent;
     static Memory Make(int64_t entries, at::Device device);
     static Memory MakeLasting(int64_t entries, at::Device device);

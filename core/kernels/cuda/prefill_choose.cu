@@ -140,8 +140,8 @@ class Chooser {
       : l_(l),
         block_(block),
         memory_(memory),
-        group_(static_cast<int>(threadIdx.x) / kGroupThreads),
-        warp_(static_cast<int>(threadIdx.x) % kGroupThreads / kWarp),
+        group_(OfWarp(static_cast<int>(threadIdx.x) / kGroupThreads)),
+        warp_(OfWarp(static_cast<int>(threadIdx.x) % kGroupThreads / kWarp)),
         lane_(static_cast<int>(threadIdx.x) % kWarp) {
     const RefinedPrefillArgs& a = l.args;
     share_ = a.query_heads / a.kv_heads;
@@ -193,31 +193,37 @@ class Chooser {
     return x ^ (x >> 16);
   }
 
+  // The same in all lanes, and the compiler knows it.
+  __device__ static int OfWarp(int x) { return __shfl_sync(kAll, x, 0); }
+
   // use(page): with the page's scores in scores_. second: -1 if there is none.
   template <typename Use>
   __device__ void OfStage(int stage, int first, int second, Use use) {
     const int slot = stage % kStages;
     WaitForPhase(SharedAddress(&memory_.full[slot]),
                  static_cast<uint32_t>(stage / kStages) & 1);
-#pragma unroll 1
-    for (int i = 0; i < (second < 0 ? 1 : 2); ++i) {
-      const int page = i == 0 ? first : second;
-      cache_block_ = l_.args.pages[page];  // on its way while scores are made
-      Score(memory_.keys[slot][i]);
-      if ((i == 1 || second < 0) && lane_ == 0) {  // all of the stage is scored
-        Arrive(SharedAddress(&memory_.empty[slot]));
-      }
-      if (i == 0 && threadIdx.x == 0) RefillBefore(stage);
-      use(page);
-    }
+    cache_block_ = l_.args.pages[first];  // on its way while scores are made
+    Score(memory_.keys[slot][0]);
+    if (group_ == 0 && warp_ == 0 && stage > 0) RefillBefore(stage);
+    if (second < 0) Release(slot);
+    use(first);
+    if (second < 0) return;
+    cache_block_ = l_.args.pages[second];
+    Score(memory_.keys[slot][1]);
+    Release(slot);
+    use(second);
+  }
+
+  __device__ void Release(int slot) {
+    if (lane_ == 0) Arrive(SharedAddress(&memory_.empty[slot]));
   }
 
   // The stage before this one: most likely all are done with it.
   __device__ void RefillBefore(int stage) {
-    if (stage == 0) return;
     WaitForPhase(SharedAddress(&memory_.empty[(stage - 1) % kStages]),
                  static_cast<uint32_t>((stage - 1) / kStages) & 1);
-    BringStage<kDim>(l_, block_, stage - 1 + kStages, memory_);
+    if (lane_ == 0) BringStage<kDim>(l_, block_, stage - 1 + kStages, memory_);
+    __syncwarp();
   }
 
   __device__ void Score(const uint8_t* keys) {

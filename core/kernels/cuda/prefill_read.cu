@@ -112,7 +112,8 @@ class Reader {
         memory_(memory),
         columns_(l, tile, head),
         head_(head),
-        group_(static_cast<int>(threadIdx.x) / (kThreads / 2)),
+        // The same in all lanes, and the compiler knows it.
+        group_(__shfl_sync(kAll, static_cast<int>(threadIdx.x) / (kThreads / 2), 0)),
         lane_(static_cast<int>(threadIdx.x) % kWarp) {
     share_ = l.args.query_heads / l.args.kv_heads;
     const int warp = static_cast<int>(threadIdx.x) % (kThreads / 2) / kWarp;

@@ -28,6 +28,9 @@ using kernels::cuda::Bf16;
 constexpr int64_t kCudnnRows = 1024;
 constexpr int64_t kCudnnMultiple = 256;
 
+// Rows of a call of RefinedPrefill, which bound its workspace.
+constexpr int64_t kRefinedRows = 8192;
+
 // Probed rows whose scores exist at a time.
 constexpr int64_t kProbeRows = 16;
 
@@ -99,27 +102,29 @@ void RefinedPrompt(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v
                    const SequenceRows& s, const RefinedPromptOptions& options,
                    at::Tensor& out) {
   namespace cuda = kernels::cuda;
-  cuda::RefinedPrefillArgs args = {
-      .q = Data(q) + s.first_row * q.stride(0),
-      .k = Data(k),
-      .v = Data(v),
-      .pages = options.pages,
-      .out = Data(out) + s.first_row * out.stride(0),
-      .begin = s.begin,
-      .rows = static_cast<int32_t>(s.rows),
-      .query_heads = static_cast<int32_t>(q.size(1)),
-      .kv_heads = static_cast<int32_t>(k.size(1)),
-      .head_dim = static_cast<int32_t>(q.size(2)),
-      .scale = options.scale,
-      .log2_tau = 2 * std::log2(options.eps),
-      .seed = static_cast<uint32_t>(options.layer),
-      .counts = static_cast<cuda::RefinedDecodeArgs::Counts*>(options.counts)};
-  const at::Tensor workspace = at::empty(
-      {cuda::RefinedPrefillWorkspaceBytes(args.begin, args.rows, args.query_heads,
-                                          args.kv_heads, args.head_dim)},
-      q.options().dtype(at::kByte));
-  args.workspace = workspace.data_ptr();
-  ThrowIfError(cuda::RefinedPrefill(args, c10::cuda::getCurrentCUDAStream()));
+  for (int64_t first = 0; first < s.rows; first += kRefinedRows) {
+    cuda::RefinedPrefillArgs args = {
+        .q = Data(q) + (s.first_row + first) * q.stride(0),
+        .k = Data(k),
+        .v = Data(v),
+        .pages = options.pages,
+        .out = Data(out) + (s.first_row + first) * out.stride(0),
+        .begin = s.begin + first,
+        .rows = static_cast<int32_t>(std::min(kRefinedRows, s.rows - first)),
+        .query_heads = static_cast<int32_t>(q.size(1)),
+        .kv_heads = static_cast<int32_t>(k.size(1)),
+        .head_dim = static_cast<int32_t>(q.size(2)),
+        .scale = options.scale,
+        .log2_tau = 2 * std::log2(options.eps),
+        .seed = static_cast<uint32_t>(options.layer),
+        .counts = static_cast<cuda::RefinedDecodeArgs::Counts*>(options.counts)};
+    const at::Tensor workspace = at::empty(
+        {cuda::RefinedPrefillWorkspaceBytes(args.begin, args.rows, args.query_heads,
+                                            args.kv_heads, args.head_dim)},
+        q.options().dtype(at::kByte));
+    args.workspace = workspace.data_ptr();
+    ThrowIfError(cuda::RefinedPrefill(args, c10::cuda::getCurrentCUDAStream()));
+  }
 }
 
 void ProbeOnDevice(const at::Tensor& q, const at::Tensor& k, const SequenceRows& s,

@@ -54,25 +54,17 @@ class Accumulate {
 
   __device__ void Run(Sums& sum) {
     int chunk = static_cast<int>(threadIdx.x) / kWarp * kAtATime;
-    uint4 weights[kAtATime][kParts];
-    Load(chunk, weights);
+    Weights one, other;
+    Load(chunk, one);
+    Load(chunk + kStride, other);
     WaitForTheOneBefore();
-    for (; chunk < chunks_; chunk += kStride) {
-      uint4 next[kAtATime][kParts];
-      Load(chunk + kStride, next);
-#pragma unroll
-      for (int i = 0; i < kAtATime; i += kTogether) {
-        uint4 x[kTogether][2] = {};
-#pragma unroll
-        for (int j = 0; j < kTogether; ++j) LoadX(chunk + i + j, x[j]);
-#pragma unroll
-        for (int j = 0; j < kTogether; ++j) Multiply(x[j], weights[i + j], sum);
-      }
-#pragma unroll
-      for (int i = 0; i < kAtATime; ++i) {
-#pragma unroll
-        for (int p = 0; p < kParts; ++p) weights[i][p] = next[i][p];
-      }
+    // While one is waited for, the other is on its way, too.
+    while (chunk < chunks_) {
+      Add(chunk, one, sum);
+      Load(chunk + 2 * kStride, one);
+      Add(chunk + kStride, other, sum);
+      Load(chunk + 3 * kStride, other);
+      chunk += 2 * kStride;
     }
   }
 
@@ -82,8 +74,10 @@ class Accumulate {
   // Chunks whose x is loaded together: as much as there are registers for.
   static constexpr int kTogether = kHalves == 1 ? kAtATime : 4;
 
+  using Weights = uint4[kAtATime][kParts];
+
   // Chunks past the last one are zeros.
-  __device__ void Load(int chunk, uint4 (&weights)[kAtATime][kParts]) const {
+  __device__ void Load(int chunk, Weights& weights) const {
 #pragma unroll
     for (int i = 0; i < kAtATime; ++i) {
 #pragma unroll
@@ -91,6 +85,18 @@ class Accumulate {
         weights[i][p] =
             chunk + i < chunks_ ? LoadOnce(weight_[p] + (chunk + i) * kChunk) : uint4{};
       }
+    }
+  }
+
+  __device__ void Add(int chunk, const Weights& weights, Sums& sum) const {
+    if (chunk >= chunks_) return;
+#pragma unroll
+    for (int i = 0; i < kAtATime; i += kTogether) {
+      uint4 x[kTogether][2] = {};
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) LoadX(chunk + i + j, x[j]);
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) Multiply(x[j], weights[i + j], sum);
     }
   }
 
@@ -120,7 +126,8 @@ class Accumulate {
 };
 
 template <int kHalves, typename Out, bool kGated>
-__global__ void __launch_bounds__(kThreads, 4) LinearKernel(LinearArgs a) {
+__global__ void __launch_bounds__(kThreads, kHalves == 1 ? 4 : 3)
+    LinearKernel(LinearArgs a) {
   constexpr int kParts = kGated ? 2 : 1;
   constexpr int kSums = 16 * kFeatures;
   static_assert(kSums == kThreads);

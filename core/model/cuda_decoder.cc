@@ -425,7 +425,9 @@ CudaStep::Shape CudaDecoder::GraphShape(absl::Span<const CudaSequence> sequences
   const int64_t pages = std::max(exact.dense_pages, exact.far_pages);
   if (pages > graph_pages_) {
     graphs_.Clear();
-    const int64_t grown = std::max({pages, 2 * graph_pages_, kMinGraphPages});
+    // As many as there are blocks are seldom exceeded: by sequences that share theirs.
+    const int64_t blocks = cache_->layer(0).k.size(0);
+    const int64_t grown = std::max({pages, 2 * graph_pages_, kMinGraphPages, blocks});
     graph_pages_ = 0;  // if there is no memory
     graph_tables_ = {};
     CudaStep::Shape largest = padded(kMaxGraphRows, true, true);

@@ -11,7 +11,7 @@ PyTorch 2.11 with Triton.
 import argparse
 
 import torch
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 H, G, D, BLOCK = 32, 8, 128, 128
 
@@ -20,29 +20,30 @@ def causal(b, h, q, k):
     return q >= k
 
 
-def sparse_mask(length, columns):
-    """Each row of blocks reads the diagonal block (masked), and whole ones before it."""
+def mask_of(length, columns=None):
+    """Each row of blocks reads the diagonal block (masked), and whole ones before it: all, or so
+    many columns of them."""
     rows = length // BLOCK
-    many = max(2, columns // BLOCK)
+    many = rows if columns is None else max(2, columns // BLOCK)
     generator = torch.Generator().manual_seed(1)
-    indices = torch.zeros(rows, many, dtype=torch.int32)
+    whole = torch.zeros(rows, rows, dtype=torch.int32)
     counts = torch.zeros(rows, dtype=torch.int32)
     for row in range(rows):
-        before = row  # whole blocks
-        if before <= many:
-            chosen = torch.arange(before)
+        if row <= many:
+            chosen = torch.arange(row)
         else:
-            others = 1 + torch.randperm(before - 2, generator=generator)[:many - 2]
+            others = 1 + torch.randperm(row - 2, generator=generator)[:many - 2]
             chosen = torch.cat([torch.tensor([0, row - 1]), others.sort().values])
         counts[row] = len(chosen)
-        indices[row, :len(chosen)] = chosen.int()
-    wide = torch.zeros(rows, rows, dtype=torch.int32)
-    wide[:, :many] = indices[:, :rows]
+        whole[row, :len(chosen)] = chosen.int()
     diagonal = torch.zeros(rows, rows, dtype=torch.int32)
     diagonal[:, 0] = torch.arange(rows)
     ones = torch.ones(rows, dtype=torch.int32)
-    device = lambda x: x[None, None].cuda()
-    return BlockMask.from_kv_blocks(device(ones), device(diagonal), device(counts), device(wide),
+
+    def device(x):
+        return x[None, None].cuda()
+
+    return BlockMask.from_kv_blocks(device(ones), device(diagonal), device(counts), device(whole),
                                     BLOCK_SIZE=BLOCK, mask_mod=causal)
 
 
@@ -71,9 +72,8 @@ def main():
         q = torch.randn(1, H, length, D, device="cuda", dtype=torch.bfloat16)
         k, v = (torch.randn(1, G, length, D, device="cuda", dtype=torch.bfloat16)
                 for _ in range(2))
-        masks = {"flex_dense": create_block_mask(causal, None, None, length, length,
-                                                 BLOCK_SIZE=BLOCK),
-                 f"flex_sparse_{args.columns}_columns": sparse_mask(length, args.columns)}
+        masks = {"flex_dense": mask_of(length),
+                 f"flex_sparse_{args.columns}_columns": mask_of(length, args.columns)}
         for name, mask in masks.items():
             with torch.inference_mode():
                 ms = median_ms(lambda: attend(q, k, v, block_mask=mask, enable_gqa=True))

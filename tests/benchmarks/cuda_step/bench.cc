@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "c10/cuda/CUDACachingAllocator.h"
 #include "c10/cuda/CUDAException.h"
 #include "c10/cuda/CUDAStream.h"
@@ -35,7 +36,8 @@ double Microseconds() {
 }
 
 std::string NameOf(AttentionMode mode) {
-  return mode == AttentionMode::kDense ? "dense" : "refined";
+  const std::string_view name = AttentionModeName(mode);
+  return absl::AsciiStrToLower({name.data(), name.size()});
 }
 
 // The eps at which columns(eps) come to about `wanted`: they go with 1 / eps^2 until keys
@@ -269,7 +271,8 @@ Row Bench::MeasureFirstToken(AttentionMode mode, int64_t length) {
           .median_ms = ms,
           .tokens_per_second = 1e3 * static_cast<double>(length) / ms,
           .far_columns = FarColumns(stats),
-          .eps = refined ? attention.eps : 0};
+          .eps = refined ? attention.eps : 0,
+          .attention_ms = 1e3 * stats.seconds};
 }
 
 }  // namespace quire::cuda_step

@@ -3,7 +3,8 @@
 // the time to a prompt's first token.
 //   cuda_step [--models NAME,...] [--lengths N,...] [--batches N,...]
 //             [--modes dense,refined] [--columns N] [--steps N] [--profile] [--no-graphs]
-//             [--prompt N] [--prompt-modes dense,refined] [--prompt-columns N]
+//             [--prompt N,...] [--prompt-modes dense,refined,faithful]
+//             [--prompt-columns N]
 //             [--chunk N] [--csv FILE]
 //   cuda_step --linears [--models NAME,...] [--batches N,...] [--csv FILE]
 // The second form measures nothing but linear layers of so many rows, by the kernel that
@@ -39,7 +40,7 @@ struct Arguments {
   std::vector<int64_t> lengths = {16384};
   std::vector<int64_t> batches = {1, 8};
   std::vector<std::string> modes = {"dense", "refined"};
-  int64_t prompt = 0;
+  std::vector<int64_t> prompts;
   std::vector<std::string> prompt_modes = {"dense"};
   bool linears = false;
   std::string csv;
@@ -47,6 +48,7 @@ struct Arguments {
 };
 
 AttentionMode ModeOf(const std::string& name) {
+  if (name == "faithful") return AttentionMode::kFaithful;
   return name == "dense" ? AttentionMode::kDense : AttentionMode::kRefined;
 }
 
@@ -97,7 +99,7 @@ void MeasureModel(const std::string& model, const Arguments& a, Report& report) 
   for (const int64_t length : a.lengths) {
     for (const int64_t batch : a.batches) consider(batch, length);
   }
-  if (a.prompt > 0) consider(1, a.prompt);
+  for (const int64_t length : a.prompts) consider(1, length);
   if (most == 0) return;
   Bench bench(model, most, a.options, device);
   for (const int64_t length : a.lengths) {
@@ -108,12 +110,14 @@ void MeasureModel(const std::string& model, const Arguments& a, Report& report) 
       });
     }
   }
-  if (a.prompt == 0 || !fits(1, a.prompt)) return;
-  MeasureModes(a.prompt_modes, report, [&](AttentionMode mode) {
-    // A chunk ahead: libraries are loaded and make their plans.
-    bench.MeasureFirstToken(mode, std::min(a.prompt, a.options.chunk));
-    return bench.MeasureFirstToken(mode, a.prompt);
-  });
+  for (const int64_t length : a.prompts) {
+    if (!fits(1, length)) continue;
+    MeasureModes(a.prompt_modes, report, [&](AttentionMode mode) {
+      // A chunk ahead: libraries are loaded and make their plans.
+      bench.MeasureFirstToken(mode, std::min(length, a.options.chunk));
+      return bench.MeasureFirstToken(mode, length);
+    });
+  }
 }
 
 void MeasureAll(const Arguments& arguments) {
@@ -158,11 +162,12 @@ int Main(int argc, char** argv) {
   app.add_option("--steps", a.options.steps)->check(CLI::Range(1, 100));
   app.add_flag("--profile", a.options.profile, "The host's time by part");
   app.add_flag("!--no-graphs", a.options.graphs, "Launch by launch");
-  app.add_option("--prompt", a.prompt, "Tokens of a prompt to be read; 0: none")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 19));
+  app.add_option("--prompt", a.prompts, "Tokens of prompts to be read")
+      ->delimiter(',')
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 19));
   app.add_option("--prompt-modes", a.prompt_modes)
       ->delimiter(',')
-      ->check(CLI::IsMember({"dense", "refined"}));
+      ->check(CLI::IsMember({"dense", "refined", "faithful"}));
   app.add_option("--chunk", a.options.chunk, "Tokens of a prompt in a step")
       ->check(CLI::Range(64, 1 << 17));
   app.add_flag("--linears", a.linears, "Linear layers alone");

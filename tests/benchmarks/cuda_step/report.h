@@ -22,6 +22,7 @@ struct Row {
   double weight_bytes = 0, kv_bytes = 0;
   double far_columns = 0;     // that a query head reads, beside sinks and window
   double eps = 0;             // with which it came to that
+  double attention_ms = 0;    // of a prompt, all layers, by events; 0: not known
   double ratio_to_dense = 0;  // the dense row's time over this one's; 0: there is none
   // Of the host: making tables, launching, waiting for the device. 0: not asked for.
   double tables_us = 0, launch_us = 0, wait_us = 0;

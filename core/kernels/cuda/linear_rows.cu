@@ -20,14 +20,24 @@ constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kFeatures = 8;
 constexpr int kChunk = 32;
-constexpr int kInFlight = 8;  // loads of the weight that a lane has on their way
 
-// Weights are used once, and should not drive x out of the nearest cache.
+// Weights are used once, and should not drive x out of the nearest cache. (As loads of
+// constants they would be moved behind the wait for the kernel before.)
 __device__ uint4 LoadOnce(const Bf16* from) {
   uint4 x;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];\n"
                : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "l"(from));
+               : "l"(from)
+               : "memory");
+  return x;
+}
+
+__device__ uint4 LoadAgain(const Bf16* from) {
+  uint4 x;
+  asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "l"(from)
+               : "memory");
   return x;
 }
 
@@ -44,8 +54,9 @@ class Accumulate {
       weight_[p] = a.weight + feature * a.in + lane % 4 * 8;
     }
     for (int h = 0; h < kHalves; ++h) {
-      has_[h] = 8 * h + row < a.rows;
-      x_[h] = a.x + (has_[h] ? 8 * h + row : 0) * a.in + lane % 4 * 8;
+      // Rows that x does not have come to sums that nobody asks for.
+      const int64_t of = 8 * h + row < a.rows ? 8 * h + row : 0;
+      x_[h] = a.x + of * a.in + lane % 4 * 8;
     }
   }
 
@@ -54,25 +65,31 @@ class Accumulate {
 
   __device__ void Run(Sums& sum) {
     int chunk = static_cast<int>(threadIdx.x) / kWarp * kAtATime;
-    Weights one, other;
-    Load(chunk, one);
-    Load(chunk + kStride, other);
+    Weights weights;
+    Load(chunk, weights);
     WaitForTheOneBefore();
-    // While one is waited for, the other is on its way, too.
-    while (chunk < chunks_) {
-      Add(chunk, one, sum);
-      Load(chunk + 2 * kStride, one);
-      Add(chunk + kStride, other, sum);
-      Load(chunk + 3 * kStride, other);
-      chunk += 2 * kStride;
+    for (; chunk < chunks_; chunk += kStride) {
+      // x, which is near, before the next of the weight: what a warp asks for comes in
+      // the order in which it was asked for.
+      uint4 x[kAtATime][2] = {};
+#pragma unroll
+      for (int i = 0; i < kAtATime; ++i) LoadX(chunk + i, x[i]);
+      Weights next;
+      Load(chunk + kStride, next);
+#pragma unroll
+      for (int i = 0; i < kAtATime; ++i) Multiply(x[i], weights[i], sum);
+#pragma unroll
+      for (int i = 0; i < kAtATime; ++i) {
+#pragma unroll
+        for (int p = 0; p < kParts; ++p) weights[i][p] = next[i][p];
+      }
     }
   }
 
  private:
-  static constexpr int kAtATime = kInFlight / kParts;
+  // Chunks that are loaded together: as many as there are registers for.
+  static constexpr int kAtATime = kHalves == 1 && kParts == 1 ? 8 : 4;
   static constexpr int kStride = kWarps * kAtATime;
-  // Chunks whose x is loaded together: as much as there are registers for.
-  static constexpr int kTogether = kHalves == 1 ? kAtATime : 4;
 
   using Weights = uint4[kAtATime][kParts];
 
@@ -88,25 +105,11 @@ class Accumulate {
     }
   }
 
-  __device__ void Add(int chunk, const Weights& weights, Sums& sum) const {
-    if (chunk >= chunks_) return;
-#pragma unroll
-    for (int i = 0; i < kAtATime; i += kTogether) {
-      uint4 x[kTogether][2] = {};
-#pragma unroll
-      for (int j = 0; j < kTogether; ++j) LoadX(chunk + i + j, x[j]);
-#pragma unroll
-      for (int j = 0; j < kTogether; ++j) Multiply(x[j], weights[i + j], sum);
-    }
-  }
-
   // Past the last one any chunk will do.
   __device__ void LoadX(int chunk, uint4 (&x)[2]) const {
     const int valid = min(chunk, chunks_ - 1);
 #pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-      if (has_[h]) x[h] = *reinterpret_cast<const uint4*>(x_[h] + valid * kChunk);
-    }
+    for (int h = 0; h < kHalves; ++h) x[h] = LoadAgain(x_[h] + valid * kChunk);
   }
 
   __device__ static void Multiply(const uint4 (&x)[2], const uint4 (&weights)[kParts],
@@ -122,12 +125,10 @@ class Accumulate {
   int chunks_;
   const Bf16* weight_[kParts];
   const Bf16* x_[kHalves];
-  bool has_[kHalves];
 };
 
 template <int kHalves, typename Out, bool kGated>
-__global__ void __launch_bounds__(kThreads, kHalves == 1 ? 4 : 3)
-    LinearKernel(LinearArgs a) {
+__global__ void __launch_bounds__(kThreads, 4) LinearKernel(LinearArgs a) {
   constexpr int kParts = kGated ? 2 : 1;
   constexpr int kSums = 16 * kFeatures;
   static_assert(kSums == kThreads);

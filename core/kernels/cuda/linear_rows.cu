@@ -1,6 +1,7 @@
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/cuda/dependent_launch.cuh"
 #include "core/kernels/cuda/mma.cuh"
+#include "core/kernels/cuda/tuning.h"
 
 // A linear layer of few rows is read rather than computed: what counts is that the
 // weight streams. A block has kFeatures rows of the weight, its warps divide their
@@ -16,7 +17,7 @@ namespace quire::kernels::cuda {
 namespace {
 
 constexpr int kWarp = 32;
-constexpr int kWarps = 4;
+constexpr int kWarps = tuning::kLinearWarps;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kFeatures = 8;
 constexpr int kChunk = 32;
@@ -88,7 +89,7 @@ class Accumulate {
 
  private:
   // Chunks that are loaded together: as many as there are registers for.
-  static constexpr int kAtATime = kHalves == 1 && kParts == 1 ? 8 : 4;
+  static constexpr int kAtATime = tuning::LinearLoads(kHalves, kParts);
   static constexpr int kStride = kWarps * kAtATime;
 
   using Weights = uint4[kAtATime][kParts];

@@ -3,6 +3,7 @@
 #include "core/kernels/cuda/hopper.cuh"
 #include "core/kernels/cuda/mma.cuh"
 #include "core/kernels/cuda/prefill_workspace.cuh"
+#include "core/kernels/cuda/tuning.h"
 
 // The second launch of RefinedPrefill: which far keys each tile reads. A block has two
 // neighbouring tiles of one head, a warpgroup each, and pages of keys come through a ring
@@ -20,17 +21,12 @@ constexpr unsigned kAll = 0xffffffffu;
 constexpr int kTilesABlock = 2;
 constexpr int kGroupThreads = 128;
 constexpr int kThreads = kTilesABlock * kGroupThreads;
-constexpr int kStages = 4;
-constexpr int kPagesAStage = 2;
+constexpr int kStages = tuning::kChooseStages;
+constexpr int kPagesAStage = tuning::kChoosePages;
 constexpr int kPairs = kTileRows / 8;  // pairs of neighbouring queries that a lane has
-// Sums of shares are brought up to date after 1, 2, 4 ... stages, then after so many.
-constexpr int kUpdateStages = 32;
 // A share may be larger than all that was known before. Its power of two is limited so
 // that no sum of half floats overflows; sums reach the truth at a later update.
 constexpr float kMostLog2 = 5;
-// One page in so many adds to the sums what keys weigh that are not sure to be read.
-constexpr uint32_t kSampledPages = 16;
-constexpr float kSampledLog2 = 4;
 
 template <int kDim>
 struct ChooseMemory {
@@ -180,7 +176,7 @@ class Chooser {
               [this](int page) { Choose(page); });
       if (far + 1 < next) continue;
       UpdateSums(/*begin=*/false);
-      next = next < kUpdateStages ? 2 * next : next + kUpdateStages;
+      next = next < tuning::kUpdateStages ? 2 * next : next + tuning::kUpdateStages;
     }
     if (lane_ == 0) l_.work.counts[count_] = chosen_ > l_.work.capacity ? -1 : chosen_;
   }
@@ -365,7 +361,8 @@ class Chooser {
     if (mask != 0) Take(mask, taken, key, fminf(chance, 0));
     // Keys that are sure to be read count for the sums, and the others of a few pages,
     // for as many more.
-    const bool sampled = (static_cast<uint32_t>(page) + start_) % kSampledPages == 0;
+    const bool sampled =
+        (static_cast<uint32_t>(page) + start_) % tuning::kSampledPages == 0;
     const unsigned sure = __ballot_sync(kAll, chance >= 0);
     if (sure != 0 || sampled) Add(sure, sampled);
   }
@@ -386,7 +383,9 @@ class Chooser {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const bool is_sure = sure >> (lane_ / 4 * 4 + half) & 1;
-      times[half] = __float2half2_rn(is_sure ? 0 : sampled ? kSampledLog2 : -INFINITY);
+      times[half] = __float2half2_rn(is_sure   ? 0
+                                     : sampled ? tuning::kSampledLog2
+                                               : -INFINITY);
     }
 #pragma unroll
     for (int j = 0; j < kPairs; ++j) {

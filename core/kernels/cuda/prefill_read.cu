@@ -1,6 +1,7 @@
 #include "core/kernels/cuda/hopper.cuh"
 #include "core/kernels/cuda/mma.cuh"
 #include "core/kernels/cuda/prefill_workspace.cuh"
+#include "core/kernels/cuda/tuning.h"
 
 // The third launch of RefinedPrefill: a block reads one tile's near keys and what it
 // chose, 64 keys at a time, which all threads gather into a ring of shared memory; two
@@ -17,7 +18,7 @@ constexpr unsigned kAll = 0xffffffffu;
 constexpr int kThreads = 256;
 constexpr int kGroupRows = 64;
 constexpr int kColumns = kPageTokens;  // of a block of keys
-constexpr int kStages = 2;
+constexpr int kStages = tuning::kReadStages;
 constexpr float kLog2E = 1.44269504088896f;
 
 template <int kDim>

@@ -1,14 +1,13 @@
 #pragma once
 
 #include "core/kernels/cuda/refined_prefill.h"
+#include "core/kernels/cuda/tuning.h"
 #include "core/kernels/cuda/work_line.cuh"
 
 // What the launches of RefinedPrefill hand to each other.
 namespace quire::kernels::cuda {
 
 inline constexpr int kLists = 4;  // of a tile, one for each warp that chooses
-// Most keys of a list. A tile that wants more reads all of its far keys.
-inline constexpr int64_t kMaxListed = 4096;
 
 // A chosen key.
 struct Listed {
@@ -37,7 +36,7 @@ inline PrefillSizes SizesOf(int64_t begin, int32_t rows, int32_t query_heads,
   s.pages = (end + kPageTokens - 1) / kPageTokens;
   const int64_t far = TileWindowPage(end - 1, share) - 1;
   const int64_t most = far * kPageTokens / kLists;  // a warp judges every fourth 16 keys
-  s.capacity = most < kMaxListed ? most : kMaxListed;
+  s.capacity = most < tuning::kMaxListed ? most : tuning::kMaxListed;
   s.mean = Align(int64_t{4} * kv_heads * dim);
   s.keys = Align(kv_heads * s.pages * kPageTokens * dim);
   s.queries = Align(s.tiles * kv_heads * kTileRows * dim);

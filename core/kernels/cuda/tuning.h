@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+
+// Numbers of the kernels that measuring on an H200 chose (docs/gpu.md), in one table.
+// None of them changes what is computed beyond the order of sums, but where it says so.
+namespace quire::kernels::cuda::tuning {
+
+// linear_rows.cu: warps of a block, that divide a row of the weight; loads of 16 bytes
+// that a lane has under way, by how many halves of 8 rows and parts of the weight it
+// sums.
+inline constexpr int kLinearWarps = 4;
+constexpr int LinearLoads(int halves, int parts) {
+  return halves == 1 && parts == 1 ? 8 : 4;
+}
+
+// prefill_choose.cu: pages of a stage and stages of the ring, 64 KB at 128 channels, so
+// that two blocks of 96 KB fit a multiprocessor.
+inline constexpr int kChooseStages = 4;
+inline constexpr int kChoosePages = 2;
+// Sums of shares are brought up to date after 1, 2, 4 ... stages, then after so many; one
+// page in so many counts for keys that are not sure to be read (its log2 below). Both
+// move probabilities, not what is expected.
+inline constexpr int kUpdateStages = 32;
+inline constexpr uint32_t kSampledPages = 16;
+inline constexpr float kSampledLog2 = 4;
+
+// prefill_read.cu: stages of 64 keys and values, 64 KB at 128 channels beside 32 KB of
+// queries: two blocks of 98 KB a multiprocessor.
+inline constexpr int kReadStages = 2;
+
+// prefill_workspace.cuh: most keys of one of a tile's four lists; a tile that wants more
+// reads all of its far keys. 8 bytes each of every tile of a chunk are kept for them.
+inline constexpr int64_t kMaxListed = 4096;
+
+}  // namespace quire::kernels::cuda::tuning

@@ -65,32 +65,39 @@ class Accumulate {
   using Sums = float[kParts][2][4];
 
   __device__ void Run(Sums& sum) {
-    int chunk = static_cast<int>(threadIdx.x) / kWarp * kAtATime;
+    const int first = static_cast<int>(threadIdx.x) / kWarp * kGroup;
     Weights weights;
-    Load(chunk, weights);
+    Load(first, weights);
     WaitForTheOneBefore();
-    for (; chunk < chunks_; chunk += kStride) {
-      // x, which is near, before the next of the weight: what a warp asks for comes in
-      // the order in which it was asked for.
-      uint4 x[kAtATime][2] = {};
+    for (int group = first; group < chunks_; group += kWarps * kGroup) {
 #pragma unroll
-      for (int i = 0; i < kAtATime; ++i) LoadX(chunk + i, x[i]);
-      Weights next;
-      Load(chunk + kStride, next);
+      for (int part = 0; part < kGroup; part += kAtATime) {
+        // x, which is near, before the next of the weight: what a warp asks for comes in
+        // the order in which it was asked for.
+        uint4 x[kAtATime][2] = {};
 #pragma unroll
-      for (int i = 0; i < kAtATime; ++i) Multiply(x[i], weights[i], sum);
+        for (int i = 0; i < kAtATime; ++i) LoadX(group + part + i, x[i]);
+        Weights next;
+        Load(part + kAtATime < kGroup ? group + part + kAtATime : group + kWarps * kGroup,
+             next);
 #pragma unroll
-      for (int i = 0; i < kAtATime; ++i) {
+        for (int i = 0; i < kAtATime; ++i) Multiply(x[i], weights[i], sum);
 #pragma unroll
-        for (int p = 0; p < kParts; ++p) weights[i][p] = next[i][p];
+        for (int i = 0; i < kAtATime; ++i) {
+#pragma unroll
+          for (int p = 0; p < kParts; ++p) weights[i][p] = next[i][p];
+        }
       }
     }
   }
 
  private:
+  // Chunks of a warp one after another: as many whatever the rows, so that a row's sums
+  // do not depend on how many there are.
+  static constexpr int kGroup = tuning::LinearLoads(1, kParts);
   // Chunks that are loaded together: as many as there are registers for.
   static constexpr int kAtATime = tuning::LinearLoads(kHalves, kParts);
-  static constexpr int kStride = kWarps * kAtATime;
+  static_assert(kGroup % kAtATime == 0);
 
   using Weights = uint4[kAtATime][kParts];
 

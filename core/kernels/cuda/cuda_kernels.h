@@ -130,11 +130,7 @@ struct DecodeArgs {
   const Bf16* q = nullptr;  // [T, H, D]
   const Bf16* k = nullptr;  // the layer's cache
   const Bf16* v = nullptr;
-  Bf16* out = nullptr;  // [T, H, D]
-  // If not null, results go here instead, not divided by their sums: parts [sequences, H]
-  // (of 12 bytes, see decode_tile.cuh), values [sequences, H, D].
-  void* partial_parts = nullptr;
-  float* partial_values = nullptr;
+  Bf16* out = nullptr;            // [T, H, D]
   const int32_t* rows = nullptr;  // [sequences] row of the step
   // [sequences] keys that the row sees, at least 1; pages past them may be listed, and
   // are not read.

@@ -106,17 +106,11 @@ __device__ int64_t FirstRow(const DecodeArgs& a, const Segment& s, int share) {
   return static_cast<int64_t>(a.rows[s.sequence]) * a.query_heads + s.head * share;
 }
 
-// Where a head's result goes: [R, D] from the block's or the workspace's parts.
+// Element i of a head's result [R, D].
 template <int kDim>
 __device__ void Finish(const DecodeArgs& a, const Segment& s, int share, int i,
                        const Part& part, float value) {
-  if (a.partial_values != nullptr) {
-    const int64_t row = static_cast<int64_t>(s.index) * share + i / kDim;
-    a.partial_values[row * kDim + i % kDim] = value;
-    if (i % kDim == 0) static_cast<Part*>(a.partial_parts)[row] = part;
-  } else {
-    a.out[FirstRow(a, s, share) * kDim + i] = __float2bfloat16(value / part.sum);
-  }
+  a.out[FirstRow(a, s, share) * kDim + i] = __float2bfloat16(value / part.sum);
 }
 
 // The block's part of the head goes to the workspace; whoever brings the last part merges
@@ -140,11 +134,14 @@ __device__ void Deliver(const DecodeArgs& a, const Segment& s, const WorkLine& l
   }
   if (parts == 1 || !BroughtTheLast(work.arrived + s.index, parts)) return;
   const int64_t first = line.FirstSlot(s) * share;
-  const MergeMemory merged = JoinParts(work.partial.parts + first, parts, share, shared);
+  const MergeMemory merged =
+      JoinParts([&](int p, int r) { return work.partial.parts[first + p * share + r]; },
+                parts, share, shared);
   for (int i = static_cast<int>(threadIdx.x); i < share * kDim; i += kThreads) {
-    Finish<kDim>(
-        a, s, share, i, merged.whole[i / kDim],
-        SumValues(merged, work.partial.values + first * kDim, parts, share, kDim, i));
+    const float value = SumValues(merged, parts, share, i / kDim, [&](int p) {
+      return work.partial.values[(first + p * share) * kDim + i];
+    });
+    Finish<kDim>(a, s, share, i, merged.whole[i / kDim], value);
   }
 }
 
@@ -153,8 +150,8 @@ __global__ void __launch_bounds__(kThreads, 1) DecodeKernel(DecodeArgs a) {
   extern __shared__ __align__(128) char shared[];
   const uint32_t ring = SharedAddress(shared) + threadIdx.x / kWarp * Ring<kDim>::kBytes;
   const int share = a.query_heads / a.kv_heads;
+  LetTheNextBegin();
   WaitForTheOneBefore();
-  LetTheNextBegin();  // not before: RefinedDecode's next one reads queries at once
   const WorkLine line(a.first_page, a.sequences, a.kv_heads);
   for (int unit = line.begin; unit < line.end;) {
     const Segment segment = line.At(unit);

@@ -193,13 +193,23 @@ __device__ inline Part Join(const Part& a, const Part& b) {
   const float fa = exp2f(a.max - max), fb = exp2f(b.max - max);
   return {max, a.sum * fa + b.sum * fb, a.certain * fa + b.certain * fb};
 }
+// Of all lanes.
 __device__ inline Part JoinLanes(Part part) {
+  Part whole;
+  whole.max = part.sum == 0 ? -INFINITY : part.max;
+#pragma unroll
   for (int step = kWarp / 2; step > 0; step /= 2) {
-    part = Join(part, {__shfl_xor_sync(kAll, part.max, step),
-                       __shfl_xor_sync(kAll, part.sum, step),
-                       __shfl_xor_sync(kAll, part.certain, step)});
+    whole.max = fmaxf(whole.max, __shfl_xor_sync(kAll, whole.max, step));
   }
-  return part;
+  const float factor = part.sum == 0 ? 0 : exp2f(part.max - whole.max);
+  whole.sum = part.sum * factor;
+  whole.certain = part.certain * factor;
+#pragma unroll
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    whole.sum += __shfl_xor_sync(kAll, whole.sum, step);
+    whole.certain += __shfl_xor_sync(kAll, whole.certain, step);
+  }
+  return whole;
 }
 
 // Partial results of heads, outside a block: parts [.., R], values [.., R, D].
@@ -209,25 +219,27 @@ struct PartialRows {
 };
 
 // Sums of a head's parts by a block: loads of all parts are under way together. Every
-// thread calls it; `memory` holds `count` * share parts and share parts more. Afterwards
-// `whole` has the share heads, and weights [count, share] what each part's values count.
+// thread calls it; `memory` holds share parts and count * share numbers. part(p, r):
+// where part p of head r comes from. Afterwards `whole` has the share heads, and weights
+// [count, share] what each part's values count.
 struct MergeMemory {
   Part* whole;     // [share]
   float* weights;  // [count, share]
 };
-__device__ inline MergeMemory JoinParts(const Part* parts, int count, int share,
-                                        void* memory) {
+template <typename PartOf>
+__device__ MergeMemory JoinParts(PartOf part_of, int count, int share, void* memory) {
   MergeMemory m = {static_cast<Part*>(memory),
                    reinterpret_cast<float*>(static_cast<Part*>(memory) + share)};
   const int lane = threadIdx.x % kWarp;
   const int warps = static_cast<int>(blockDim.x) / kWarp;
   for (int r = static_cast<int>(threadIdx.x) / kWarp; r < share; r += warps) {
-    Part whole;
-    for (int p = lane; p < count; p += kWarp) whole = Join(whole, parts[p * share + r]);
+    const Part first = lane < count ? part_of(lane, r) : Part();
+    Part whole = first;
+    for (int p = lane + kWarp; p < count; p += kWarp) whole = Join(whole, part_of(p, r));
     whole = JoinLanes(whole);
     if (lane == 0) m.whole[r] = whole;
     for (int p = lane; p < count; p += kWarp) {
-      const Part& part = parts[p * share + r];
+      const Part part = p == lane ? first : part_of(p, r);
       m.weights[p * share + r] = part.sum == 0 ? 0 : exp2f(part.max - whole.max);
     }
   }
@@ -235,16 +247,25 @@ __device__ inline MergeMemory JoinParts(const Part* parts, int count, int share,
   return m;
 }
 
-// Element i of [share, dim] of the weighted sum of parts' values.
-__device__ inline float SumValues(const MergeMemory& m, const float* values, int count,
-                                  int share, int dim, int i) {
+// An element of head r of the weighted sum of parts' values; value(p): part p's.
+template <typename Value>
+__device__ float SumValues(const MergeMemory& m, int count, int share, int r,
+                           Value value) {
+  constexpr int kTogether = 16;
   float sum = 0;
-#pragma unroll 8
-  for (int p = 0; p < count; ++p) {
-    const float weight = m.weights[p * share + i / dim];
-    // What no key went into may hold anything.
-    const float value = values[static_cast<int64_t>(p) * share * dim + i];
-    sum += weight == 0 ? 0 : weight * value;
+  for (int first = 0; first < count; first += kTogether) {
+    float values[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      values[i] = first + i < count ? value(first + i) : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      if (first + i >= count) break;
+      // What no key went into may hold anything.
+      const float weight = m.weights[(first + i) * share + r];
+      sum += weight == 0 ? 0 : weight * values[i];
+    }
   }
   return sum;
 }

@@ -1,49 +1,58 @@
 #pragma once
 
-#include "core/kernels/cuda/dependent_launch.cuh"
 #include "core/kernels/cuda/refined_workspace.cuh"
 
-// The second launch of RefinedDecode: every far key's score by the index, and the sum of
-// a block's part of each head.
+// RefinedDecode's first half: every far key's score by the index, and the softmax's sum
+// over a block's part of each head.
 namespace quire::kernels::cuda {
 
 // d [16, 8] += a [16, 32] b [32, 8], a unsigned and b signed bytes.
 __device__ inline void MultiplyAddBytes(int (&d)[4], const uint32_t (&a)[4], uint32_t b0,
                                         uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 "
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 "
       "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
       : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+__device__ inline uint32_t Bits(__half2 x) { return *reinterpret_cast<uint32_t*>(&x); }
+
+// 2^x of two halves.
+__device__ inline __half2 Exp2(__half2 x) {
+  uint32_t y;
+  asm("ex2.approx.f16x2 %0, %1;\n" : "=r"(y) : "r"(Bits(x)));
+  return *reinterpret_cast<__half2*>(&y);
+}
+
 // A head's query, quantised symmetrically to bytes: lane l holds channels 4 c + i and
-// 4 c + i + D / 2, c = 4 t + l % 4, of head l / 4. And as it is, for products with means.
-template <int kDim>
+// 4 c + i + D / 2, c = 4 t + l % 4, of head l / 4 % kRow.
+template <int kDim, int kRow>
 struct IndexQuery {
   uint32_t low[kDim / 32], high[kDim / 32];
-  uint32_t exact[kDim / 16][2];  // of head l / 4, channels 16 d + 8 i + 2 (l % 4)
-  float step;                    // of the quantisation
-  int start;                     // -8 times the sum of the bytes
+  float step;  // of the quantisation
+  int start;   // -8 times the sum of the bytes
 
   __device__ IndexQuery(const Bf16* queries, int share) {
-    const int lane = threadIdx.x % kWarp, head = lane / 4;
-    const Bf16* const query = queries + head * kDim;
-    const auto pair = [&](int channel) {
-      return head < share ? *reinterpret_cast<const uint32_t*>(query + channel) : 0u;
-    };
+    const int lane = threadIdx.x % kWarp, head = lane / 4 % kRow;
+    uint32_t raw[kDim / 32][4];
 #pragma unroll
-    for (int d = 0; d < kDim / 16; ++d) {
-      exact[d][0] = pair(16 * d + 2 * (lane % 4));
-      exact[d][1] = pair(16 * d + 8 + 2 * (lane % 4));
-    }
-    const auto value = [&](int t, int i) {
-      const int channel = 4 * (4 * t + lane % 4) + i % 4 + i / 4 * (kDim / 2);
-      return head < share ? __bfloat162float(query[channel]) : 0.0f;
-    };
-    float largest = 0;
     for (int t = 0; t < kDim / 32; ++t) {
-      for (int i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(value(t, i)));
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint2 four = {};
+        if (head < share) {
+          four = *reinterpret_cast<const uint2*>(
+              queries + head * kDim + 4 * (4 * t + lane % 4) + half * (kDim / 2));
+        }
+        raw[t][2 * half] = four.x;
+        raw[t][2 * half + 1] = four.y;
+      }
+    }
+    float largest = 0;
+#pragma unroll
+    for (int i = 0; i < kDim / 8; ++i) {
+      const uint32_t two = raw[i / 4][i % 4];
+      largest = fmaxf(largest, fmaxf(fabsf(First(two)), fabsf(Second(two))));
     }
     for (int s = 1; s < 4; s *= 2) {
       largest = fmaxf(largest, __shfl_xor_sync(kAll, largest, s));
@@ -53,227 +62,366 @@ struct IndexQuery {
     int sum = 0;
 #pragma unroll
     for (int t = 0; t < kDim / 32; ++t) {
-      uint32_t words[2] = {};
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const int byte = __float2int_rn(value(t, i) * inverse);
-        sum += byte;
-        words[i / 4] |= (static_cast<uint32_t>(byte) & 255u) << (8 * (i % 4));
-      }
-      low[t] = words[0];
-      high[t] = words[1];
+      low[t] = Bytes(raw[t][0], raw[t][1], inverse, sum);
+      high[t] = Bytes(raw[t][2], raw[t][3], inverse, sum);
     }
     for (int s = 1; s < 4; s *= 2) sum += __shfl_xor_sync(kAll, sum, s);
     start = -8 * sum;
   }
 
-  // With a page's mean [D]: of heads 2 (l % 4) and the next. The mean is row 0 of a tile.
-  __device__ void Dot(const char* mean, float (&dot)[2]) const {
-    const int lane = threadIdx.x % kWarp;
-    float sum[4] = {};
+ private:
+  // Of two bfloat16.
+  __device__ static float First(uint32_t two) { return __uint_as_float(two << 16); }
+  __device__ static float Second(uint32_t two) {
+    return __uint_as_float(two & 0xffff0000u);
+  }
+  __device__ static uint32_t Bytes(uint32_t first, uint32_t second, float inverse,
+                                   int& sum) {
+    const float values[4] = {First(first), Second(first), First(second), Second(second)};
+    uint32_t word = 0;
 #pragma unroll
-    for (int d = 0; d < kDim / 16; ++d) {
-      Fragment row = {};
-      if (lane < 4) {
-        row.x[0] = *reinterpret_cast<const uint32_t*>(mean + 32 * d + 4 * lane);
-        row.x[2] = *reinterpret_cast<const uint32_t*>(mean + 32 * d + 16 + 4 * lane);
-      }
-      MultiplyAdd(sum, row, exact[d][0], exact[d][1]);
+    for (int i = 0; i < 4; ++i) {
+      const int byte = __float2int_rn(values[i] * inverse);
+      sum += byte;
+      word |= (static_cast<uint32_t>(byte) & 255u) << (8 * i);
     }
-    dot[0] = __shfl_sync(kAll, sum[0], lane % 4);
-    dot[1] = __shfl_sync(kAll, sum[1], lane % 4);
+    return word;
   }
 };
 
-// 2^x of two halves.
-__device__ inline __half2 Exp2(__half2 x) {
-  uint32_t y;
-  asm("ex2.approx.f16x2 %0, %1;\n" : "=r"(y) : "r"(*reinterpret_cast<uint32_t*>(&x)));
-  return *reinterpret_cast<__half2*>(&y);
+// Products of queries [R, D] with the means of up to 16 pages, a page a row of a tile: of
+// pages l / 4 and l / 4 + 8 (null: none), heads 2 (l % 4) and the next. A sum over
+// channels does not mind their order: lanes have 8 neighbours each.
+template <int kDim>
+__device__ inline void DotMeans(const Bf16* queries, int share,
+                                const uint8_t* const (&means)[2], float (&dot)[4]) {
+  const int lane = threadIdx.x % kWarp, head = lane / 4;
+  uint4 mean[2][kDim / 32], query[kDim / 32];
+#pragma unroll
+  for (int j = 0; j < kDim / 32; ++j) {
+    const int chunk = 4 * j + lane % 4;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      mean[i][j] = means[i] == nullptr
+                       ? uint4{}
+                       : __ldg(reinterpret_cast<const uint4*>(means[i]) + chunk);
+    }
+    query[j] = uint4{};
+    if (head < share) {
+      query[j] = reinterpret_cast<const uint4*>(queries + head * kDim)[chunk];
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) dot[i] = 0;
+#pragma unroll
+  for (int j = 0; j < kDim / 32; ++j) {
+    const uint4 &a = mean[0][j], &b = mean[1][j], &q = query[j];
+    MultiplyAdd(dot, {{a.x, b.x, a.y, b.y}}, q.x, q.y);
+    MultiplyAdd(dot, {{a.z, b.z, a.w, b.w}}, q.z, q.w);
+  }
 }
 
-// More warps than read keys: a page of the index costs some 400 instructions.
-constexpr int kScoreWarps = 16;
-constexpr int kScoreThreads = kScoreWarps * kWarp;
-
+// A warp's units of the block's part of the line, fetched ahead of their use through its
+// ring of shared memory: codes and scales.
 template <int kDim>
-struct IndexRing {
-  static constexpr int kStages = kDim == 128 ? 3 : 5;
-  static constexpr int kPageBytes = IndexPageBytes(kDim);
-  static constexpr int kBytes = kPageBytes * kStages;
-};
-
-// A warp scores every kScoreWarps-th page of a segment.
-template <int kDim>
-class Scorer {
+class IndexStream {
  public:
-  __device__ Scorer(const RefinedDecodeArgs& a, const Segment& s, char* ring)
+  static constexpr int kStages = kDim == 128 ? 2 : 4;
+  static constexpr int kStageBytes = kPageTokens * (kDim / 2 + 4);
+  static constexpr int kBytes = kStages * kStageBytes;
+
+  // Reads nothing but tables and the index.
+  __device__ IndexStream(const RefinedDecodeArgs& a, const WorkLine& line, char* ring)
       : a_(a),
-        s_(s),
+        line_(line),
         ring_(ring),
         lane_(threadIdx.x % kWarp),
-        query_(Queries(a, s), Share(a)),
-        row_(ScoreRow(Share(a))) {
-    // A lane's results are of heads 2 (l % 4) and the next.
-    to_log2_ = a.near.scale * kLog2E;
-    for (int h = 0; h < 2; ++h) {
-      const int from = (2 * (lane_ % 4) + h) * 4;
-      start_[h] = __shfl_sync(kAll, query_.start, from);
-      step_[h] = __shfl_sync(kAll, query_.step, from) * to_log2_;
+        once_(ReadOnce()),
+        unit_(OwnUnit(line, line.begin)) {
+    next_ = Next();
+#pragma unroll 1
+    for (int s = 0; s < kStages; ++s) {
+      const Place place = next_;
+      next_ = Next();
+      Fetch(place, s);
     }
   }
 
-  __device__ void Run(__half* scores, Part (&part)[2]) {
-    const int first = s_.first + static_cast<int>(threadIdx.x) / kWarp;
-    int fetch = first;
-    int block = BlockOf(fetch);
-    for (int stage = 0; stage < IndexRing<kDim>::kStages - 1; ++stage) {
-      Fetch(fetch, block, stage);
-      fetch += kScoreWarps;
-      block = BlockOf(fetch);
+  // The next unit's codes and scales; another unit takes its place. Codes of all tiles of
+  // keys, as they lie, and scales of those that the lane has scores of.
+  template <int kRow>
+  struct Page {
+    uint4 codes[4][kDim / 64];
+    float2 scales[ScoreLayout<kRow>::kPairs];
+  };
+  template <int kRow>
+  __device__ void Take(Page<kRow>& page) {
+    using Layout = ScoreLayout<kRow>;
+    WaitForCopies<kStages - 1>();
+    __syncwarp();
+    const char* const from = ring_ + stage_ * kStageBytes;
+#pragma unroll
+    for (int v = 0; v < 4; ++v) {
+#pragma unroll
+      for (int j = 0; j < kDim / 64; ++j) {
+        page.codes[v][j] = *reinterpret_cast<const uint4*>(
+            from + ((v * (kDim / 64) + j) * kWarp + lane_) * 16);
+      }
     }
-    int stage = 0;
-    for (int page = first; page < s_.last; page += kScoreWarps) {
-      WaitForCopies<IndexRing<kDim>::kStages - 2>();
-      __syncwarp();
-      Fetch(fetch, block, stage == 0 ? IndexRing<kDim>::kStages - 1 : stage - 1);
-      fetch += kScoreWarps;
-      block = BlockOf(fetch);
-      Score(ring_ + stage * IndexRing<kDim>::kPageBytes,
-            scores +
-                static_cast<int64_t>(s_.begin + page) * kPageTokens * ScoreRow(Share(a_)),
-            part);
-      stage = stage + 1 == IndexRing<kDim>::kStages ? 0 : stage + 1;
+    const auto* const scales =
+        reinterpret_cast<const float2*>(from + kPageTokens * kDim / 2 + lane_ / 4 * 32);
+#pragma unroll
+    for (int i = 0; i < Layout::kPairs; ++i) {
+      page.scales[i] = scales[Layout::kTiles * i + Layout::Tile(lane_)];
     }
-    WaitForCopies<0>();
+    __syncwarp();
+    Fetch(next_, stage_);
+    next_ = Next();
+    stage_ = stage_ + 1 == kStages ? 0 : stage_ + 1;
   }
 
  private:
-  // Read an iteration before it is needed.
-  __device__ int BlockOf(int page) const {
-    return page < s_.last ? a_.far_pages[a_.first_far_page[s_.sequence] + page] : 0;
+  struct Place {
+    int block = -1;  // none
+    int head = 0;
+  };
+
+  __device__ Place Next() {
+    Place place;
+    if (unit_ >= line_.end) return place;
+    if (unit_ >= end_) {
+      const Segment s = line_.At(unit_);
+      pages_ = a_.far_pages + a_.first_far_page[s.sequence];
+      head_ = s.head;
+      begin_ = s.begin;
+      end_ = s.begin + s.pages;
+    }
+    place.block = pages_[unit_ - begin_];
+    place.head = head_;
+    unit_ += kDrawWarps;
+    return place;
   }
 
-  __device__ void Fetch(int page, int64_t block, int stage) {
-    if (page < s_.last) {
-      const uint8_t* const from =
-          a_.index + (block * a_.near.kv_heads + s_.head) * IndexRing<kDim>::kPageBytes;
-      const uint32_t to = SharedAddress(ring_ + stage * IndexRing<kDim>::kPageBytes);
-      for (int i = lane_ * 16; i < IndexRing<kDim>::kPageBytes; i += kWarp * 16) {
-        CopyAsync16(to + i, from + i, true);
+  __device__ void Fetch(const Place& place, int stage) {
+    if (place.block >= 0) {
+      const int64_t slot =
+          static_cast<int64_t>(place.block) * a_.near.kv_heads + place.head;
+      const uint8_t* const from = a_.index + slot * IndexPageBytes(kDim) + lane_ * 16;
+      const uint32_t to = SharedAddress(ring_) + stage * kStageBytes + lane_ * 16;
+      constexpr int kRow = kWarp * 16;
+#pragma unroll
+      for (int i = 0; i < kStageBytes / kRow; ++i) {
+        CopyAsync16Once(to + i * kRow, from + i * kRow, once_);
+      }
+      constexpr int kRest = kStageBytes / kRow * kRow;
+      if (lane_ * 16 < kStageBytes - kRest) {
+        CopyAsync16Once(to + kRest, from + kRest, once_);
       }
     }
     CommitCopies();
   }
 
-  // Of the lane's keys 8 h + l / 4 of each tile v of 16 and its two heads.
-  __device__ void Score(const char* page, __half* scores, Part (&part)[2]) {
-    float mean[2];
-    query_.Dot(page + kPageTokens * kDim / 2 + kPageTokens * 4, mean);
-    mean[0] *= to_log2_;
-    mean[1] *= to_log2_;
-    const auto* const four =
-        reinterpret_cast<const float4*>(page + kPageTokens * kDim / 2 + lane_ / 4 * 32);
-    const float4 scale[2] = {four[0], four[1]};
-    __half2 score[4][2];
+  const RefinedDecodeArgs& a_;
+  const WorkLine& line_;
+  char* const ring_;
+  const int lane_;
+  const uint64_t once_;
+  int unit_;                 // to be asked for next
+  int begin_ = 0, end_ = 0;  // the head's units
+  int head_ = 0;             // of unit_ if that is before end_
+  const int32_t* pages_ = nullptr;
+  Place next_;
+  int stage_ = 0;
+};
+
+// A lane's part of the softmax's sums, of its pair of heads.
+struct LaneSums {
+  __half2 max = __half2half2(__ushort_as_half(0xfc00));  // -infinity
+  float sum[2] = {};
+
+  template <int kScores>
+  __device__ void Add(const __half2 (&score)[kScores]) {
+    __half2 high = score[0];
 #pragma unroll
-    for (int v = 0; v < 4; ++v) {
-      int dot[4] = {start_[0], start_[1], start_[0], start_[1]};
+    for (int i = 1; i < kScores; ++i) high = __hmax2(high, score[i]);
+    __half2 of_page = Exp2(__hsub2(score[0], high));
 #pragma unroll
-      for (int j = 0; j < kDim / 64; ++j) {
-        const uint4 words = *reinterpret_cast<const uint4*>(
-            page + ((v * (kDim / 64) + j) * kWarp + lane_) * 16);
-        Multiply(dot, words.x, words.y, 2 * j);
-        Multiply(dot, words.z, words.w, 2 * j + 1);
-      }
-      const float4& s = scale[v / 2];
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const float of_key = v % 2 == 0 ? (h == 0 ? s.x : s.y) : (h == 0 ? s.z : s.w);
-        score[v][h] = __floats2half2_rn(
-            fmaf(static_cast<float>(dot[2 * h]), of_key * step_[0], mean[0]),
-            fmaf(static_cast<float>(dot[2 * h + 1]), of_key * step_[1], mean[1]));
-      }
+    for (int i = 1; i < kScores; ++i) {
+      of_page = __hadd2(of_page, Exp2(__hsub2(score[i], high)));
     }
-    Add(score, part);
-    if (2 * (lane_ % 4) >= row_) return;
-    __half* const to = scores + lane_ / 4 * row_ + 2 * (lane_ % 4);
+    const __half2 top = __hmax2(max, high);
+    const float2 old = __half22float2(Exp2(__hsub2(max, top)));
+    const float2 here = __half22float2(Exp2(__hsub2(high, top)));
+    const float2 more = __half22float2(of_page);
+    sum[0] = sum[0] * old.x + more.x * here.x;
+    sum[1] = sum[1] * old.y + more.y * here.y;
+    max = top;
+  }
+};
+
+// A warp's units of a segment.
+template <int kDim, int kRow>
+class Scorer {
+ public:
+  __device__ Scorer(const RefinedDecodeArgs& a, const Segment& s)
+      : a_(a),
+        s_(s),
+        lane_(threadIdx.x % kWarp),
+        queries_(Queries(a, s)),
+        pages_(a.far_pages + a.first_far_page[s.sequence]),
+        to_log2_(a.near.scale * kLog2E) {
+    const IndexQuery<kDim, kRow> query(queries_, Share(a));
+    for (int h = 0; h < 2; ++h) {
+      const int from = (2 * Layout::Pair(lane_) + h) * 4;
+      start_[h] = 16 * __shfl_sync(kAll, query.start, from);
+      step_[h] = __shfl_sync(kAll, query.step, from) * to_log2_ / 16;
+    }
+    // A tile of keys has its own columns.
 #pragma unroll
-    for (int v = 0; v < 4; ++v) {
+    for (int tile = 0; tile < Layout::kTiles; ++tile) {
+      const bool has = lane_ / 4 / kRow == tile;
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        *reinterpret_cast<__half2*>(to + (16 * v + 8 * h) * row_) = score[v][h];
+      for (int t = 0; t < kDim / 32; ++t) {
+        low_[tile][t] = has ? query.low[t] : 0;
+        high_[tile][t] = has ? query.high[t] : 0;
       }
     }
   }
 
-  // To the softmax's sums.
-  __device__ void Add(const __half2 (&score)[4][2], Part (&part)[2]) const {
-    __half2 high = score[0][0];
+  __device__ void Run(const WorkLine& line, IndexStream<kDim>& stream,
+                      const ScoreStore<kRow>& store, LaneSums& sums) const {
+    const int last = s_.begin + s_.last;
+    float means[4];
+    int row = 0;  // of the tile of means
+#pragma unroll 1
+    for (int unit = OwnUnit(line, s_.begin + s_.first); unit < last; unit += kDrawWarps) {
+      if (row == 0) LoadMeans(unit, last, means);
+      Page page;
+      stream.Take(page);
+      __half2 score[kScores];
+      Score(page, row, means, score);
+      sums.Add(score);
+      uint2* const to = reinterpret_cast<uint2*>(store.Of(unit)) + lane_ * Layout::kPairs;
 #pragma unroll
-    for (int i = 1; i < 8; ++i) high = __hmax2(high, score[i / 2][i % 2]);
-    __half2 sum = Exp2(__hsub2(score[0][0], high));
-#pragma unroll
-    for (int i = 1; i < 8; ++i) {
-      sum = __hadd2(sum, Exp2(__hsub2(score[i / 2][i % 2], high)));
+      for (int i = 0; i < Layout::kPairs; ++i) {
+        to[i] = {Bits(score[2 * i]), Bits(score[2 * i + 1])};
+      }
+      row = (row + 1) & (kMeanRows - 1);
     }
-    const float2 highs = __half22float2(high), sums = __half22float2(sum);
-    part[0] = Join(part[0], {highs.x, sums.x, 0});
-    part[1] = Join(part[1], {highs.y, sums.y, 0});
   }
 
-  __device__ void Multiply(int (&dot)[4], uint32_t top, uint32_t bottom, int t) const {
-    constexpr uint32_t kLow = 0x0f0f0f0fu;
-    const uint32_t codes[4] = {top & kLow, bottom & kLow, top >> 4 & kLow,
-                               bottom >> 4 & kLow};
-    MultiplyAddBytes(dot, codes, query_.low[t], query_.high[t]);
+ private:
+  using Layout = ScoreLayout<kRow>;
+  using Page = typename IndexStream<kDim>::template Page<kRow>;
+  static constexpr int kMeanRows = 16;
+  static constexpr int kScores = 2 * Layout::kPairs;
+
+  // Of the warp's next units; in log2.
+  __device__ void LoadMeans(int unit, int last, float (&means)[4]) const {
+    const uint8_t* rows[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int its = unit + (lane_ / 4 + 8 * i) * kDrawWarps;
+      rows[i] = nullptr;
+      if (its < last) {
+        const int64_t slot =
+            static_cast<int64_t>(pages_[its - s_.begin]) * a_.near.kv_heads + s_.head;
+        rows[i] = a_.index + slot * IndexPageBytes(kDim) + IndexStream<kDim>::kStageBytes;
+      }
+    }
+    DotMeans<kDim>(queries_, Share(a_), rows, means);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) means[i] *= to_log2_;
+  }
+
+  // The lane's scores, [i][2 keys] pairs of heads. The high half of a byte counts as 16
+  // times the code, so that nothing need be shifted.
+  __device__ void Score(const Page& page, int row, const float (&means)[4],
+                        __half2 (&score)[kScores]) const {
+    const int from = row % 8 * 4 + Layout::Pair(lane_);
+    const float mean[2] = {__shfl_sync(kAll, row < 8 ? means[0] : means[2], from),
+                           __shfl_sync(kAll, row < 8 ? means[1] : means[3], from)};
+#pragma unroll
+    for (int i = 0; i < Layout::kPairs; ++i) {
+      int low[4] = {}, high[4] = {start_[0], start_[1], start_[0], start_[1]};
+#pragma unroll
+      for (int tile = 0; tile < Layout::kTiles; ++tile) {
+#pragma unroll
+        for (int j = 0; j < kDim / 64; ++j) {
+          constexpr uint32_t kLow = 0x0f0f0f0fu, kHigh = 0xf0f0f0f0u;
+          const uint4& w = page.codes[i * Layout::kTiles + tile][j];
+          MultiplyAddBytes(low, {w.x & kLow, w.y & kLow, w.z & kLow, w.w & kLow},
+                           low_[tile][2 * j], low_[tile][2 * j + 1]);
+          MultiplyAddBytes(high, {w.x & kHigh, w.y & kHigh, w.z & kHigh, w.w & kHigh},
+                           high_[tile][2 * j], high_[tile][2 * j + 1]);
+        }
+      }
+      const float scales[2] = {page.scales[i].x, page.scales[i].y};
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int dot[2] = {16 * low[2 * h] + high[2 * h],
+                            16 * low[2 * h + 1] + high[2 * h + 1]};
+        score[2 * i + h] = __floats2half2_rn(
+            fmaf(static_cast<float>(dot[0]), scales[h] * step_[0], mean[0]),
+            fmaf(static_cast<float>(dot[1]), scales[h] * step_[1], mean[1]));
+      }
+    }
   }
 
   const RefinedDecodeArgs& a_;
   const Segment& s_;
-  char* const ring_;
   const int lane_;
-  const IndexQuery<kDim> query_;
-  const int row_;  // ScoreRow
-  int start_[2];
+  const Bf16* const queries_;
+  const int32_t* const pages_;
+  const float to_log2_;
+  uint32_t low_[Layout::kTiles][kDim / 32], high_[Layout::kTiles][kDim / 32];
+  int start_[2];  // 16 times the query's
   float step_[2];
-  float to_log2_;
 };
 
-// The lanes' and warps' sums become the block's: `parts` [R].
-__device__ inline void DeliverSums(const Part (&part)[2], int share, Part* parts) {
-  __shared__ Part warps[kScoreWarps][8];
-  const int lane = threadIdx.x % kWarp;
+// The lanes' and warps' sums become the block's, [R], which is one part more of what the
+// head waits for. `turn` differs from call to call.
+template <int kRow>
+__device__ void DeliverSums(const LaneSums& sums, int share, int turn, Part* parts,
+                            int* scored) {
+  constexpr int kPairs = ScoreLayout<kRow>::kPairs;
+  __shared__ Part warps[2][kDrawWarps][8];  // heads past kRow are nobody's
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const float2 max = __half22float2(sums.max);
   for (int h = 0; h < 2; ++h) {
-    const float max = MaxOverKeys(part[h].max);
-    const float sum =
-        SumOverKeys(part[h].sum == 0 ? 0 : part[h].sum * exp2f(part[h].max - max));
-    if (lane < 4) warps[threadIdx.x / kWarp][2 * lane + h] = {max, sum, 0};
+    const float mine = h == 0 ? max.x : max.y;
+    float high = mine;
+    for (int step = kPairs; step < kWarp; step *= 2) {
+      high = fmaxf(high, __shfl_xor_sync(kAll, high, step));
+    }
+    float sum = sums.sum[h] == 0 ? 0 : sums.sum[h] * exp2f(mine - high);
+    for (int step = kPairs; step < kWarp; step *= 2) {
+      sum += __shfl_xor_sync(kAll, sum, step);
+    }
+    if (lane < kPairs) warps[turn % 2][warp][2 * lane + h] = {high, sum, 0};
   }
-  __syncthreads();
-  if (static_cast<int>(threadIdx.x) < share) {
-    Part whole;
-    for (int w = 0; w < kScoreWarps; ++w) whole = Join(whole, warps[w][threadIdx.x]);
-    parts[threadIdx.x] = whole;
+  SyncDrawWarps();
+  if (warp != 0) return;
+  // A lane has a quarter of the warps; the other buffer is written meanwhile.
+  Part quarter[kDrawWarps / 4];
+  float high = -INFINITY, sum = 0;
+#pragma unroll
+  for (int w = 0; w < kDrawWarps / 4; ++w) {
+    quarter[w] = warps[turn % 2][lane % 4 * (kDrawWarps / 4) + w][lane / 4];
+    high = fmaxf(high, quarter[w].max);
   }
-  __syncthreads();
-}
-
-template <int kDim>
-__global__ void __launch_bounds__(kScoreThreads, 1) ScoreKernel(RefinedDecodeArgs a) {
-  LetTheNextBegin();
-  extern __shared__ __align__(128) char shared[];
-  char* const ring = shared + threadIdx.x / kWarp * IndexRing<kDim>::kBytes;
-  const WorkLine line(a.first_far_page, a.near.sequences, a.near.kv_heads);
-  const RefinedWorkspace work = LayRefined(a);
-  for (int unit = line.begin; unit < line.end;) {
-    const Segment segment = line.At(unit);
-    Part part[2];
-    Scorer<kDim>(a, segment, ring).Run(work.scores, part);
-    DeliverSums(part, Share(a), work.far_sums + line.Slot(segment) * Share(a));
-    unit += segment.last - segment.first;
+  for (int step = 1; step < 4; step *= 2) {
+    high = fmaxf(high, __shfl_xor_sync(kAll, high, step));
   }
-  WaitForTheOneBefore();  // the reader needs what both of us wrote
+#pragma unroll
+  for (int w = 0; w < kDrawWarps / 4; ++w) {
+    if (quarter[w].sum > 0) sum += quarter[w].sum * exp2f(quarter[w].max - high);
+  }
+  for (int step = 1; step < 4; step *= 2) sum += __shfl_xor_sync(kAll, sum, step);
+  if (lane % 4 == 0 && lane / 4 < share) parts[lane / 4] = {high, sum, 0};
+  __syncwarp();
+  if (lane == 0) ArriveAt(scored);
 }
 
 }  // namespace quire::kernels::cuda

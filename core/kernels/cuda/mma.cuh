@@ -23,6 +23,18 @@ __device__ inline void CopyAsync16(uint32_t shared, const void* global, bool val
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared),
                "l"(global), "r"(bytes));
 }
+// 16 bytes that nobody reads again soon: the L2 had better keep others. once: ReadOnce().
+__device__ inline uint64_t ReadOnce() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(policy));
+  return policy;
+}
+__device__ inline void CopyAsync16Once(uint32_t shared, const void* global,
+                                       uint64_t once) {
+  asm volatile(
+      "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;\n" ::"r"(shared),
+      "l"(global), "l"(once));
+}
 __device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;\n" ::); }
 // Until at most `kPending` of this thread's groups are under way.
 template <int kPending>

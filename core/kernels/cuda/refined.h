@@ -29,11 +29,16 @@ cudaError_t IndexPages(const Bf16* k, const int32_t* blocks, int64_t count,
                        int32_t kv_heads, int32_t head_dim, uint8_t* index,
                        cudaStream_t stream);
 
-// Rows of one token each, all with at least one far page. R at most kMaxRefinedShare.
+// Rows of one token each, all with at least one far page. R at most
+// kMaxRefinedDecodeShare. Tables and index are read while the kernel before in the stream
+// still runs, so that one must not write them. Blocks wait for each other: a device runs
+// one such launch at a time (launches that overlap by their order in a stream do no
+// harm).
 inline constexpr int32_t kMaxRefinedDecodeShare = 8;
 struct RefinedDecodeArgs {
   // What every row reads for certain: tables of its first page and its window, lengths of
-  // the keys in them. `out`, `rows`, sizes and `scale` are those of the whole.
+  // the keys in them. `out`, `rows`, sizes and `scale` are those of the whole;
+  // `workspace` is not used.
   DecodeArgs near;
   const uint8_t* index = nullptr;           // the layer's
   const int32_t* first_far_page = nullptr;  // [sequences + 1] far pages of those before

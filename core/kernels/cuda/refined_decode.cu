@@ -1,219 +1,127 @@
-#include "core/kernels/cuda/index_score.cuh"
-#include "core/kernels/cuda/refined_workspace.cuh"
+#include <algorithm>
 
-// Three launches, each of which begins while the one before ends. The first is
-// DenseDecode over what is read for certain; its result stays in parts. The second scores
-// every far key by the index, writes the scores and, for each block's part of a head, the
-// softmax's sum. The third knows by these how much each key weighs, draws, reads what was
-// drawn, and merges everything. The last two cut the work alike.
+#include "core/kernels/cuda/dependent_launch.cuh"
+#include "core/kernels/cuda/index_score.cuh"
+#include "core/kernels/cuda/refined_read.cuh"
+
+// One launch, in which every block stays on its multiprocessor. First some warps read its
+// part of what is read for certain, while the others score its part of the far keys by
+// the index; the scores stay with it. When all sums of a head are there, the blocks that
+// have a part of it know how much each of its keys weighs: they draw from their scores,
+// read what they drew, and whoever is last merges everything.
 //
-// Scores are log2 of the unnormalised weight, [far pages of the step, G in between as the
-// units of WorkLine lie][64 keys][R rounded up to 4] half. Rounding them only moves the
-// probabilities with which keys are drawn: the weights follow these, so no bias comes of
-// it.
+// A block waits for others, so all must be resident: there is one for each multiprocessor
+// at most, and while two such kernels run side by side nothing guarantees it. A device
+// must therefore run one at a time.
+//
+// Scores are log2 of the unnormalised weight, in half precision. Rounding them only moves
+// the probabilities with which keys are drawn: the weights follow these, so no bias comes
+// of it.
 namespace quire::kernels::cuda {
 namespace {
 
-constexpr int kDraws = 32768;
-
-// What was drawn and is not read yet, of one warp: a ring of entries.
-constexpr int kListSize = 512;
-struct List {
-  int slot[kListSize];     // of the key in the cache, of one head
-  __half bias[kListSize];  // log2 of one over its probability
-};
-
-template <int kDim>
-struct ReadMemory {
-  static constexpr int kBytes = Ring<kDim>::kBytes + sizeof(List);  // of a warp
-};
-
-// A warp draws from every kWarps-th page of a segment and reads what it drew. kRow: of
-// scores, ScoreRow.
+// A block's shared memory. Rings of the warps that draw are used for the index, then for
+// keys, and then hold results; where lists of what was drawn are, what is read for
+// certain was.
 template <int kDim, int kRow>
-class Reader {
- public:
-  __device__ Reader(const RefinedDecodeArgs& a, const Segment& s, const __half2* log_sums,
-                    const RefinedWorkspace& work, char* memory)
-      : a_(a),
-        s_(s),
-        work_(work),
-        ring_(SharedAddress(memory)),
-        list_(*reinterpret_cast<List*>(memory + Ring<kDim>::kBytes)),
-        lane_(threadIdx.x % kWarp),
-        tile_(Queries(a, s), Share(a), a.near.scale) {
-#pragma unroll
-    for (int i = 0; i < kRow / 2; ++i) log_sums_[i] = log_sums[i];
-    start_ = a.draw_starts[s.index];
-    to_chance_ = -a.log2_tau[s.sequence];
+struct Memory {
+  using Certain = WarpResults<kDim, kRow, kCertainWarps>;
+  using Drawn = WarpResults<kDim, kRow, kDrawWarps>;
+  static constexpr int kRing = IndexStream<kDim>::kBytes;
+  static_assert(kRing >= DrawReader<kDim, kRow>::kRingBytes && kRing % 128 == 0);
+  static constexpr int kRings = kDrawWarps * kRing;
+  static_assert(kRings >= static_cast<int>(sizeof(Drawn)));
+  static constexpr int kScores = ScoreStore<kRow>::kSharedBytes;
+  static constexpr int kCertain = 32768;
+  static_assert(kCertain >= kCertainWarps * Ring<kDim>::kStageBytes);
+  static_assert(kCertain >= static_cast<int>(sizeof(Certain)));
+  static_assert(kCertain >= kDrawWarps * static_cast<int>(sizeof(DrawnList)));
+  static constexpr int kBytes = kRings + kScores + kCertain;
+
+  char* base;
+  __device__ char* RingOf(int warp) const { return base + warp * kRing; }
+  __device__ char* Scores() const { return base + kRings; }
+  __device__ char* CertainMemory() const { return base + kRings + kScores; }
+  __device__ DrawnList& ListOf(int warp) const {
+    return reinterpret_cast<DrawnList*>(CertainMemory())[warp];
   }
-
-  // Returns how many keys were read.
-  __device__ int Run(Accumulator<kDim, 1>& acc) {
-    int page = s_.first + static_cast<int>(threadIdx.x) / kWarp;
-    for (bool more = true; more;) {
-      more = page < s_.last;
-      if (more) DrawFrom(page);
-      page += kPagesAtATime * kWarps;
-      while (true) {
-        const int waiting = drawn_ - issued_;
-        const bool issue = waiting >= kSlice || (!more && waiting > 0);
-        if (issue && in_flight_ < Ring<kDim>::kStages) {
-          Issue(min(kSlice, waiting));
-        } else if (in_flight_ > 0 && (issue || !more)) {
-          ReadOldest(acc);
-        } else {
-          break;
-        }
-      }
-    }
-    return drawn_;
-  }
-
- private:
-  // Pages whose scores are on their way together.
-  static constexpr int kPagesAtATime = 4;
-  static_assert(kListSize >=
-                kPagesAtATime * kPageTokens + (Ring<kDim>::kStages + 1) * kSlice);
-
-  __device__ void DrawFrom(int page) {
-    Scores scores[kPagesAtATime];
-#pragma unroll
-    for (int i = 0; i < kPagesAtATime; ++i) Load(page + i * kWarps, scores[i]);
-#pragma unroll
-    for (int i = 0; i < kPagesAtATime; ++i) {
-      if (page + i * kWarps < s_.last) Draw(scores[i]);
-    }
-    __syncwarp();
-  }
-
-  // Of a page: keys `lane` and `lane + 32`.
-  struct Scores {
-    __half2 heads[2][kRow / 2];
-    int draw[2];
-    int block;
-  };
-
-  __device__ void Load(int page, Scores& scores) const {
-    if (page >= s_.last) return;
-    const __half* const from =
-        work_.scores + static_cast<int64_t>(s_.begin + page) * kPageTokens * kRow;
-    scores.block = a_.far_pages[a_.first_far_page[s_.sequence] + page];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int key = half * kWarp + lane_;
-      const auto* const heads = reinterpret_cast<const uint2*>(from + key * kRow);
-#pragma unroll
-      for (int i = 0; i < kRow / 4; ++i) {
-        reinterpret_cast<uint2*>(scores.heads[half])[i] = heads[i];
-      }
-      // Far page 0 is page 1.
-      const int position = (page + 1) * kPageTokens + key;
-      scores.draw[half] = a_.draws[(start_ + position) % kDraws];
-    }
-  }
-
-  // The key's largest share of a head's softmax, as log2.
-  __device__ float LargestShare(const __half2 (&heads)[kRow / 2]) const {
-    __half2 share = __hsub2(heads[0], log_sums_[0]);
-#pragma unroll
-    for (int i = 1; i < kRow / 2; ++i) {
-      share = __hmax2(share, __hsub2(heads[i], log_sums_[i]));
-    }
-    const float2 both = __half22float2(share);
-    return fmaxf(both.x, both.y);
-  }
-
-  __device__ void Draw(const Scores& scores) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      // In units of 2^-7 of log2, as the draws are.
-      const float chance = 128 * (LargestShare(scores.heads[half]) + to_chance_);
-      const bool taken = chance >= 0 || chance > static_cast<float>(scores.draw[half]);
-      const unsigned mask = __ballot_sync(kAll, taken);
-      if (taken) {
-        const int key = half * kWarp + lane_;
-        const int at = (drawn_ + __popc(mask & ((1u << lane_) - 1))) % kListSize;
-        list_.slot[at] = (scores.block * a_.near.kv_heads + s_.head) * kPageTokens + key;
-        // Draws are rounded to whole numbers.
-        list_.bias[at] = __float2half(chance >= 0 ? 0.0f : (0.5f - ceilf(chance)) / 128);
-      }
-      drawn_ += __popc(mask);
-    }
-  }
-
-  __device__ void Issue(int count) {
-    const uint32_t to =
-        ring_ + issued_ / kSlice % Ring<kDim>::kStages * Ring<kDim>::kStageBytes;
-    constexpr int kChunks = kDim / 8;
-#pragma unroll
-    for (int i = 0; i < kSlice * kChunks / kWarp; ++i) {
-      const int index = i * kWarp + lane_;
-      const int row = index / kChunks, chunk = index % kChunks;
-      const bool valid = row < count;
-      const int64_t slot = valid ? list_.slot[(issued_ + row) % kListSize] : 0;
-      const int64_t at = slot * kDim + chunk * 8;
-      CopyAsync16(Ring<kDim>::Chunk(to, row, chunk), a_.near.k + at, valid);
-      CopyAsync16(Ring<kDim>::Chunk(to + Ring<kDim>::kSideBytes, row, chunk),
-                  a_.near.v + at, valid);
-    }
-    CommitCopies();
-    issued_ += count;
-    ++in_flight_;
-  }
-
-  __device__ void ReadOldest(Accumulator<kDim, 1>& acc) {
-    if (in_flight_ == Ring<kDim>::kStages) {
-      WaitForCopies<Ring<kDim>::kStages - 1>();
-    } else {
-      WaitForCopies<0>();
-    }
-    __syncwarp();
-    const int first = read_, count = min(kSlice, issued_ - read_);
-    const List& list = list_;
-    tile_.Attend(
-        ring_ + first / kSlice % Ring<kDim>::kStages * Ring<kDim>::kStageBytes,
-        [&list, first, count](int row) {
-          return row < count ? __half2float(list.bias[(first + row) % kListSize])
-                             : -INFINITY;
-        },
-        acc);
-    read_ += count;
-    --in_flight_;
-    __syncwarp();  // before the stage is filled again
-  }
-
-  const RefinedDecodeArgs& a_;
-  const Segment& s_;
-  const RefinedWorkspace& work_;
-  const uint32_t ring_;
-  List& list_;
-  const int lane_;
-  const Tile<kDim, 1> tile_;
-  __half2 log_sums_[kRow / 2];  // log2 of the whole softmax's sums
-  int start_;
-  float to_chance_;
-  int drawn_ = 0, issued_ = 0, read_ = 0;  // entries so far
-  int in_flight_ = 0;                      // slices
 };
 
-// log2 of the softmax's sum over what is near and, by the index, far. Heads from R on
-// have none: they ask for no key.
-__device__ void SumUp(const RefinedDecodeArgs& a, const Segment& s, const WorkLine& line,
+// Both lines in which a head has parts. Blocks that come last in one are first in the
+// other.
+struct Lines {
+  WorkLine far, near;
+
+  __device__ explicit Lines(const RefinedDecodeArgs& a)
+      : far(a.first_far_page, a.near.sequences, a.near.kv_heads),
+        near(a.near.first_page, a.near.sequences, a.near.kv_heads,
+             static_cast<int>(gridDim.x - 1 - blockIdx.x)) {}
+};
+
+// The block's part of what is read for certain, by the last warps.
+template <int kDim, int kRow>
+__device__ void ReadNear(const RefinedDecodeArgs& a, const WorkLine& line,
+                         const RefinedWorkspace& work, char* memory) {
+  const int share = Share(a);
+  const int thread = static_cast<int>(threadIdx.x) - kDrawWarps * kWarp;
+  const int warp = thread / kWarp;
+  for (int unit = line.begin; unit < line.end;) {
+    const Segment segment = line.At(unit);
+    Accumulator<kDim, 1> acc;
+    ReadCertain<kDim>(a, segment, warp,
+                      SharedAddress(memory) + warp * Ring<kDim>::kStageBytes, acc);
+    SyncCertainWarps();  // before what was read becomes results
+    auto& results = *reinterpret_cast<typename Memory<kDim, kRow>::Certain*>(memory);
+    results.Put(warp, acc);
+    SyncCertainWarps();
+    results.Deliver(thread, kCertainWarps * kWarp, SyncCertainWarps, share, work.near,
+                    line.Slot(segment) * share);
+    SyncCertainWarps();  // before the results become something else
+    if (thread == 0) ArriveAt(work.scored + segment.index);
+    unit += segment.last - segment.first;
+  }
+}
+
+template <int kDim, int kRow>
+__device__ void ScoreFar(const RefinedDecodeArgs& a, const WorkLine& line,
+                         const RefinedWorkspace& work, const ScoreStore<kRow>& store,
+                         IndexStream<kDim>& stream) {
+  int turn = 0;
+  for (int unit = line.begin; unit < line.end; ++turn) {
+    const Segment segment = line.At(unit);
+    LaneSums sums;
+    Scorer<kDim, kRow>(a, segment).Run(line, stream, store, sums);
+    DeliverSums<kRow>(sums, Share(a), turn, work.far_sums + line.Slot(segment) * Share(a),
+                      work.scored + segment.index);
+    unit += segment.last - segment.first;
+  }
+}
+
+// log2 of the softmax's sum over what is near and, by the index, far, when all of it is
+// there. Heads from R on have none: they ask for no key.
+template <int kRow>
+__device__ void SumUp(const RefinedDecodeArgs& a, const Segment& s, const Lines& lines,
                       const RefinedWorkspace& work, __half* log_sums) {
-  const int share = Share(a), lane = threadIdx.x % kWarp;
-  const Part* const far = work.far_sums + line.FirstSlot(s) * share;
-  for (int r = static_cast<int>(threadIdx.x) / kWarp; r < share; r += kWarps) {
+  const int share = Share(a), lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int head = static_cast<int>(threadIdx.x) / kWarp;
+  if (head < share) {
+    const Segment near = lines.near.Head(s.sequence, s.head);
+    const int far_parts = lines.far.Parts(s);
+    const int parts = far_parts + lines.near.Parts(near);
+    const Part* const far_sums = work.far_sums + lines.far.FirstSlot(s) * share + head;
+    const Part* const near_sums =
+        work.near.parts + lines.near.FirstSlot(near) * share + head;
+    while (ArrivedAt(work.scored + s.index) < parts) {
+    }
     Part whole;
-    if (lane == 0) whole = work.near.parts[static_cast<int64_t>(s.index) * share + r];
-    for (int p = lane; p < line.Parts(s); p += kWarp) {
-      whole = Join(whole, far[p * share + r]);
+    for (int p = lane; p < parts; p += kWarp) {
+      whole = Join(whole, p < far_parts ? far_sums[p * share]
+                                        : near_sums[(p - far_parts) * share]);
     }
     whole = JoinLanes(whole);
-    if (lane == 0) log_sums[r] = __float2half(whole.max + log2f(whole.sum));
-  }
-  if (static_cast<int>(threadIdx.x) >= share && threadIdx.x < kMaxRefinedDecodeShare) {
-    log_sums[threadIdx.x] = __float2half(INFINITY);
+    if (lane == 0) log_sums[head] = __float2half(whole.max + log2f(whole.sum));
+  } else if (head < kRow && lane == 0) {
+    log_sums[head] = __float2half(INFINITY);
   }
   __syncthreads();
 }
@@ -222,25 +130,29 @@ __device__ void AddFixed(unsigned long long* to, float x) {
   atomicAdd(to, static_cast<unsigned long long>(static_cast<double>(x) * 4294967296.0));
 }
 
+// Whoever brings the last part of a head merges near and far.
 template <int kDim>
-__device__ void Finish(const RefinedDecodeArgs& a, const Segment& s, const WorkLine& line,
-                       const RefinedWorkspace& work, void* shared) {
-  const int share = Share(a), parts = line.Parts(s);
-  const int64_t near = static_cast<int64_t>(s.index) * share;
-  const int64_t first = line.FirstSlot(s) * share;
+__device__ void Finish(const RefinedDecodeArgs& a, const Segment& s, const Lines& lines,
+                       const RefinedWorkspace& work, char* shared) {
+  const int share = Share(a);
+  const Segment n = lines.near.Head(s.sequence, s.head);
+  const int near = lines.near.Parts(n), parts = near + lines.far.Parts(s);
+  const int64_t near_slot = lines.near.FirstSlot(n);
+  const int64_t far_slot = lines.far.FirstSlot(s) - near;
+  const auto part_of = [&](int p, int r) {
+    return p < near ? work.near.parts[(near_slot + p) * share + r]
+                    : work.drawn.parts[(far_slot + p) * share + r];
+  };
+  const MergeMemory merged = JoinParts(part_of, parts, share, shared);
+  if (threadIdx.x == 0) work.scored[s.index] = 0;  // nobody waits for it any more
   const int64_t out = Queries(a, s) - a.near.q;
-  const MergeMemory far = JoinParts(work.partial.parts + first, parts, share, shared);
-  for (int i = static_cast<int>(threadIdx.x); i < share * kDim; i += kThreads) {
-    const Part near_part = work.near.parts[near + i / kDim];
-    const Part far_part = far.whole[i / kDim];
-    const Part whole = Join(near_part, far_part);
-    const float near_value =
-        exp2f(near_part.max - whole.max) * work.near.values[near * kDim + i];
-    const float drawn =
-        SumValues(far, work.partial.values + first * kDim, parts, share, kDim, i);
-    const float far_value =
-        far_part.sum == 0 ? 0 : exp2f(far_part.max - whole.max) * drawn;
-    a.near.out[out + i] = __float2bfloat16((near_value + far_value) / whole.sum);
+  for (int i = static_cast<int>(threadIdx.x); i < share * kDim; i += kRefinedThreads) {
+    const float value = SumValues(merged, parts, share, i / kDim, [&](int p) {
+      return p < near ? work.near.values[(near_slot + p) * share * kDim + i]
+                      : work.drawn.values[(far_slot + p) * share * kDim + i];
+    });
+    const Part whole = merged.whole[i / kDim];
+    a.near.out[out + i] = __float2bfloat16(value / whole.sum);
     if (i % kDim != 0) continue;
     const float covered = fminf(1.0f, whole.certain / whole.sum);
     AddFixed(&a.counts[s.sequence].coverage, covered);
@@ -249,66 +161,83 @@ __device__ void Finish(const RefinedDecodeArgs& a, const Segment& s, const WorkL
 }
 
 template <int kDim, int kRow>
-__global__ void __launch_bounds__(kThreads, 1) ReadKernel(RefinedDecodeArgs a) {
-  extern __shared__ __align__(128) char shared[];
-  __shared__ __half2 log_sums[kMaxRefinedDecodeShare / 2];
-  char* const memory = shared + threadIdx.x / kWarp * ReadMemory<kDim>::kBytes;
-  const int share = Share(a);
-  const WorkLine line(a.first_far_page, a.near.sequences, a.near.kv_heads);
-  const RefinedWorkspace work = LayRefined(a);
-  WaitForTheOneBefore();
-  LetTheNextBegin();
-  for (int unit = line.begin; unit < line.end;) {
-    const Segment segment = line.At(unit);
-    SumUp(a, segment, line, work, reinterpret_cast<__half*>(log_sums));
+__device__ void ReadFar(const RefinedDecodeArgs& a, const Lines& lines,
+                        const RefinedWorkspace& work, const ScoreStore<kRow>& store,
+                        const Memory<kDim, kRow>& memory) {
+  __shared__ __half2 log_sums[kRow / 2];
+  const int share = Share(a), warp = static_cast<int>(threadIdx.x) / kWarp;
+  for (int unit = lines.far.begin; unit < lines.far.end;) {
+    const Segment segment = lines.far.At(unit);
+    SumUp<kRow>(a, segment, lines, work, reinterpret_cast<__half*>(log_sums));
     Accumulator<kDim, 1> acc;
-    const int read = Reader<kDim, kRow>(a, segment, log_sums, work, memory).Run(acc);
-    if (threadIdx.x % kWarp == 0) {
-      atomicAdd(&a.counts[segment.sequence].columns,
-                static_cast<unsigned long long>(read) * share);
+    int read = 0;
+    if (warp < kDrawWarps) {
+      DrawReader<kDim, kRow> reader(a, segment, store, memory.RingOf(warp),
+                                    memory.ListOf(warp));
+      read = reader.Run(OwnUnit(lines.far, unit), log_sums, acc);
     }
     __syncthreads();  // before the rings become results
-    auto& results = *reinterpret_cast<Results<kDim, 1>*>(shared);
-    results.Put(acc);
+    auto& results = *reinterpret_cast<typename Memory<kDim, kRow>::Drawn*>(memory.base);
+    if (warp < kDrawWarps) results.Put(warp, acc);
     __syncthreads();
-    const int64_t slot = line.Slot(segment) * share;
-    for (int i = static_cast<int>(threadIdx.x); i < share * kDim; i += kThreads) {
-      Part part;
-      const float value = results.Sum(i / kDim, i % kDim, part);
-      work.partial.values[slot * kDim + i] = value;
-      if (i % kDim == 0) work.partial.parts[slot + i / kDim] = part;
+    results.Deliver(
+        static_cast<int>(threadIdx.x), kRefinedThreads, [] { __syncthreads(); }, share,
+        work.drawn, lines.far.Slot(segment) * share);
+    if (BroughtTheLast(work.arrived + segment.index, lines.far.Parts(segment))) {
+      Finish<kDim>(a, segment, lines, work, memory.base);
     }
-    if (BroughtTheLast(work.arrived + segment.index, line.Parts(segment))) {
-      Finish<kDim>(a, segment, line, work, shared);
+    if (threadIdx.x % kWarp == 0 && read > 0) {
+      atomicAdd(&a.counts[segment.sequence].columns,
+                static_cast<unsigned long long>(read) * share);
     }
     __syncthreads();  // before the results become rings
     unit += segment.last - segment.first;
   }
 }
 
-template <int kDim>
+template <int kDim, int kRow>
+__global__ void __launch_bounds__(kRefinedThreads, 1)
+    RefinedKernel(RefinedDecodeArgs a, RefinedWorkspace work) {
+  extern __shared__ __align__(128) char shared[];
+  const Memory<kDim, kRow> memory = {shared};
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const Lines lines(a);
+  const ScoreStore<kRow> store = {
+      reinterpret_cast<__half2*>(memory.Scores()),
+      work.scores + static_cast<int64_t>(lines.far.begin - lines.far.unused) *
+                        ScoreStore<kRow>::kPage,
+      lines.far.begin};
+  if (warp < kDrawWarps) {
+    IndexStream<kDim> stream(a, lines.far, memory.RingOf(warp));
+    WaitForTheOneBefore();
+    LetTheNextBegin();
+    ScoreFar<kDim, kRow>(a, lines.far, work, store, stream);
+    WaitForCopies<0>();
+  } else {
+    WaitForTheOneBefore();
+    LetTheNextBegin();
+    ReadNear<kDim, kRow>(a, lines.near, work, memory.CertainMemory());
+  }
+  __syncthreads();  // before rings and lists are used
+  ReadFar<kDim, kRow>(a, lines, work, store, memory);
+}
+
+template <int kDim, int kRow>
 cudaError_t Launch(const RefinedDecodeArgs& a, cudaStream_t stream) {
-  constexpr int kScoreBytes = kScoreWarps * IndexRing<kDim>::kBytes;
-  constexpr int kReadBytes = kWarps * ReadMemory<kDim>::kBytes;
-  static_assert(sizeof(Results<kDim, 1>) <= kReadBytes);
-  const auto most = cudaFuncAttributeMaxDynamicSharedMemorySize;
-  cudaError_t error = cudaFuncSetAttribute(ScoreKernel<kDim>, most, kScoreBytes);
+  constexpr int kBytes = Memory<kDim, kRow>::kBytes;
+  const auto kernel = RefinedKernel<kDim, kRow>;
+  cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (error != cudaSuccess) return error;
-  const auto read = ScoreRow(a.near.query_heads / a.near.kv_heads) == 4
-                        ? ReadKernel<kDim, 4>
-                        : ReadKernel<kDim, 8>;
-  error = cudaFuncSetAttribute(read, most, kReadBytes);
+  int device = 0, multiprocessors = 0;
+  error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
-  DecodeArgs near = a.near;
-  near.partial_parts = LayRefined(a).near.parts;
-  near.partial_values = LayRefined(a).near.values;
-  error = DenseDecode(near, stream);
-  if (error != cudaSuccess) return error;
-  const auto blocks = static_cast<unsigned>(a.near.blocks);
   error =
-      LaunchDependent(ScoreKernel<kDim>, blocks, kScoreThreads, kScoreBytes, stream, a);
+      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
-  return LaunchDependent(read, blocks, kThreads, kReadBytes, stream, a);
+  const auto blocks = static_cast<unsigned>(std::min(a.near.blocks, multiprocessors));
+  return LaunchDependent(kernel, blocks, kRefinedThreads, kBytes, stream, a,
+                         LayRefined(a));
 }
 
 }  // namespace
@@ -321,7 +250,15 @@ int64_t RefinedWorkspaceBytes(int32_t max_sequences, int32_t query_heads,
 }
 
 cudaError_t RefinedDecode(const RefinedDecodeArgs& args, cudaStream_t stream) {
-  return args.near.head_dim == 64 ? Launch<64>(args, stream) : Launch<128>(args, stream);
+  const bool wide = args.near.head_dim == 128;
+  switch (ScoreRow(args.near.query_heads / args.near.kv_heads)) {
+    case 2:
+      return wide ? Launch<128, 2>(args, stream) : Launch<64, 2>(args, stream);
+    case 4:
+      return wide ? Launch<128, 4>(args, stream) : Launch<64, 4>(args, stream);
+    default:
+      return wide ? Launch<128, 8>(args, stream) : Launch<64, 8>(args, stream);
+  }
 }
 
 }  // namespace quire::kernels::cuda

@@ -6,21 +6,53 @@
 #include "core/kernels/cuda/refined.h"
 #include "core/kernels/cuda/work_line.cuh"
 
-// What the launches of RefinedDecode hand to each other.
+// What the blocks of RefinedDecode hand to each other, and what parts of it share.
 namespace quire::kernels::cuda {
 
-__host__ __device__ inline int64_t ScoreRow(int64_t share) { return (share + 3) / 4 * 4; }
+// The first warps score and draw; the others read, meanwhile, what is read for certain.
+inline constexpr int kDrawWarps = 12;
+inline constexpr int kCertainWarps = 4;
+inline constexpr int kRefinedThreads = (kDrawWarps + kCertainWarps) * kWarp;
+inline constexpr int kRefinedDraws = 32768;
+
+// Barriers of a part of the block's warps.
+__device__ inline void SyncDrawWarps() {
+  asm volatile("bar.sync 1, %0;\n" ::"n"(kDrawWarps * kWarp) : "memory");
+}
+__device__ inline void SyncCertainWarps() {
+  asm volatile("bar.sync 2, %0;\n" ::"n"(kCertainWarps * kWarp) : "memory");
+}
+
+// Heads that a page's scores have places for.
+__host__ __device__ inline int64_t ScoreRow(int64_t share) {
+  return share <= 2 ? 2 : share <= 4 ? 4 : 8;
+}
+
+// Scores of a page as tensor cores give them: a tile has 16 keys as rows and 8 columns,
+// and as many of the page's four tiles of keys stand side by side as there is room for
+// kRow heads each. Lane l has keys l / 4 and l / 4 + 8 of key tiles v = kTiles i +
+// Tile(l), i < kPairs, and of these the heads 2 Pair(l) and the next.
+template <int kRow>
+struct ScoreLayout {
+  static constexpr int kPairs = kRow / 2;    // of heads
+  static constexpr int kTiles = 4 / kPairs;  // of keys, side by side
+  static constexpr int kPage = kPairs * kPageTokens;
+
+  __device__ static int Pair(int lane) { return lane % 4 % kPairs; }
+  __device__ static int Tile(int lane) { return lane % 4 / kPairs; }
+};
 
 struct RefinedWorkspace {
-  PartialRows near;     // [sequences, H]
-  int* arrived;         // [sequences * G]
-  Part* far_sums;       // [slots, R] of the index's scores
-  PartialRows partial;  // [slots, R] of what was drawn
-  __half* scores;       // [far pages, G, 64, ScoreRow]
+  int* scored;        // [sequences * G] parts of near and far sums that are there
+  int* arrived;       // [sequences * G] parts of what was drawn that are there
+  PartialRows near;   // [slots, R]
+  PartialRows drawn;  // [slots, R]
+  Part* far_sums;     // [slots, R] of the index's scores
+  __half2* scores;    // [far pages, G, 64 ScoreRow / 2], see ScoreStore
 };
 
 struct WorkspaceSizes {
-  int64_t near_parts, near_values, arrived, sums, parts, values, scores;
+  int64_t counters, parts, values, scores;
   int64_t total;
 };
 
@@ -29,22 +61,17 @@ __host__ __device__ inline WorkspaceSizes SizesOf(int64_t sequences, int64_t que
                                                   int64_t blocks, int64_t far_pages) {
   const int64_t share = query_heads / kv_heads;
   const int64_t slots = Slots(blocks, sequences, kv_heads);
-  const int64_t part = sizeof(Part), value = sizeof(float) * dim;
   WorkspaceSizes s;
-  s.arrived = Align(sequences * kv_heads * 4);
-  s.near_parts = Align(sequences * query_heads * part);
-  s.near_values = Align(sequences * query_heads * value);
-  s.sums = Align(slots * share * part);
-  s.parts = Align(slots * share * part);
-  s.values = Align(slots * share * value);
+  s.counters = Align(sequences * kv_heads * 4);
+  s.parts = Align(slots * share * static_cast<int64_t>(sizeof(Part)));
+  s.values = Align(slots * share * dim * 4);
   s.scores = Align(far_pages * kv_heads * kPageTokens * ScoreRow(share) * 2);
-  s.total =
-      s.arrived + s.near_parts + s.near_values + s.sums + s.parts + s.values + s.scores;
+  s.total = 2 * s.counters + 3 * s.parts + 2 * s.values + s.scores;
   return s;
 }
 
 // The counters come first: their place, which must be zero, does not depend on the rest.
-__host__ __device__ inline RefinedWorkspace LayRefined(const RefinedDecodeArgs& a) {
+inline RefinedWorkspace LayRefined(const RefinedDecodeArgs& a) {
   const DecodeArgs& n = a.near;
   const WorkspaceSizes s = SizesOf(n.max_sequences, n.query_heads, n.kv_heads, n.head_dim,
                                    n.blocks, a.far_page_count);
@@ -55,26 +82,105 @@ __host__ __device__ inline RefinedWorkspace LayRefined(const RefinedDecodeArgs& 
     return taken;
   };
   RefinedWorkspace w;
-  w.arrived = reinterpret_cast<int*>(take(s.arrived));
-  w.near.parts = reinterpret_cast<Part*>(take(s.near_parts));
-  w.near.values = reinterpret_cast<float*>(take(s.near_values));
-  w.far_sums = reinterpret_cast<Part*>(take(s.sums));
-  w.partial.parts = reinterpret_cast<Part*>(take(s.parts));
-  w.partial.values = reinterpret_cast<float*>(take(s.values));
-  w.scores = reinterpret_cast<__half*>(take(s.scores));
+  w.scored = reinterpret_cast<int*>(take(s.counters));
+  w.arrived = reinterpret_cast<int*>(take(s.counters));
+  w.near.parts = reinterpret_cast<Part*>(take(s.parts));
+  w.near.values = reinterpret_cast<float*>(take(s.values));
+  w.drawn.parts = reinterpret_cast<Part*>(take(s.parts));
+  w.drawn.values = reinterpret_cast<float*>(take(s.values));
+  w.far_sums = reinterpret_cast<Part*>(take(s.parts));
+  w.scores = reinterpret_cast<__half2*>(take(s.scores));
   return w;
-}
-
-__device__ inline const Bf16* Queries(const RefinedDecodeArgs& a, const Segment& s) {
-  const DecodeArgs& n = a.near;
-  const int share = n.query_heads / n.kv_heads;
-  return n.q +
-         (static_cast<int64_t>(n.rows[s.sequence]) * n.query_heads + s.head * share) *
-             n.head_dim;
 }
 
 __device__ inline int Share(const RefinedDecodeArgs& a) {
   return a.near.query_heads / a.near.kv_heads;
 }
+
+// [R, D]
+__device__ inline const Bf16* Queries(const RefinedDecodeArgs& a, const Segment& s) {
+  const DecodeArgs& n = a.near;
+  return n.q +
+         (static_cast<int64_t>(n.rows[s.sequence]) * n.query_heads + s.head * Share(a)) *
+             n.head_dim;
+}
+
+// Where a block keeps the scores of its units: those of the first ones in shared memory,
+// the others, if so many there are, in the workspace. Of a page [lane][i][2 keys] pairs
+// of heads, as ScoreLayout says.
+template <int kRow>
+struct ScoreStore {
+  static constexpr int kPage = ScoreLayout<kRow>::kPage;  // pairs
+  static constexpr int kSharedBytes = 65536;
+  static constexpr int kSharedPages = kSharedBytes / (kPage * 4);
+
+  __half2* shared;
+  __half2* global;  // of the block's first unit
+  int begin;        // which is this one
+
+  __device__ __half2* Of(int unit) const {
+    const int local = unit - begin;
+    return local < kSharedPages ? shared + local * kPage
+                                : global + static_cast<int64_t>(local) * kPage;
+  }
+};
+
+// A warp that draws has every kDrawWarps-th unit of its block: the first that it has from
+// `unit` on.
+__device__ inline int OwnUnit(const WorkLine& line, int unit) {
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int ahead = warp - (unit - line.begin) % kDrawWarps;
+  return unit + (ahead < 0 ? ahead + kDrawWarps : ahead);
+}
+
+// Results of kCount warps of a segment become one.
+template <int kDim, int kHeads, int kCount>
+struct WarpResults {
+  float values[kCount][kHeads][kDim];
+  Part parts[kCount][kHeads];
+  float weights[kCount][kHeads];
+
+  __device__ void Put(int warp, const Accumulator<kDim, 1>& acc) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int head = 2 * (lane % 4) + h;
+      const Part& part = acc.part[0][h];
+      const float sum = SumOverKeys(part.sum), certain = SumOverKeys(part.certain);
+      if (head >= kHeads) continue;
+      if (lane < 4) parts[warp][head] = {part.max, sum, certain};
+#pragma unroll
+      for (int d = 0; d < kDim / 16; ++d) {
+        values[warp][head][16 * d + lane / 4] = acc.values[0][d][h];
+        values[warp][head][16 * d + lane / 4 + 8] = acc.values[0][d][h + 2];
+      }
+    }
+  }
+
+  // By `threads` threads, of which this is number `thread`, after a barrier that follows
+  // Put. sync: a barrier of these. `slot` is of one head.
+  template <typename Sync>
+  __device__ void Deliver(int thread, int threads, Sync sync, int share,
+                          const PartialRows& to, int64_t slot) {
+    const int lane = thread % kWarp;
+    for (int head = thread / kWarp; head < share; head += threads / kWarp) {
+      const Part part = lane < kCount ? parts[lane][head] : Part();
+      const Part whole = JoinLanes(part);
+      if (lane < kCount) {
+        weights[lane][head] = part.sum == 0 ? 0 : exp2f(part.max - whole.max);
+      }
+      if (lane == 0) to.parts[slot + head] = whole;
+    }
+    sync();
+    for (int i = thread; i < share * kDim; i += threads) {
+      float sum = 0;
+#pragma unroll
+      for (int w = 0; w < kCount; ++w) {
+        sum += weights[w][i / kDim] * values[w][i / kDim][i % kDim];
+      }
+      to.values[slot * kDim + i] = sum;
+    }
+  }
+};
 
 }  // namespace quire::kernels::cuda

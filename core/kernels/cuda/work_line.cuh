@@ -3,8 +3,9 @@
 #include <cstdint>
 
 // How work over pages of many sequences is cut in equal parts. A unit is a page of one
-// key/value head. The units of all sequences and heads stand in one line, and block c of
-// n takes the c-th part of it; what lies in its part of one head is a segment.
+// key/value head. The units of all sequences and heads stand in one line, and each block
+// takes a part of it, in their order or another; what lies in its part of one head is a
+// segment.
 namespace quire::kernels::cuda {
 
 struct Segment {
@@ -21,20 +22,63 @@ struct WorkLine {
   const int32_t* first_page;
   int sequences;
   int kv_heads;
+  int block;  // which part is this block's
   int per_block = 0;
   int begin = 0, end = 0;  // units of this block
+  int head_units = 0;      // from a head's first unit to the next one's, see BeginAtHeads
+  int unused = 0;          // units before this block's that are nobody's
 
-  __device__ WorkLine(const int32_t* first_page, int sequences, int kv_heads)
-      : first_page(first_page), sequences(sequences), kv_heads(kv_heads) {
+  __device__ WorkLine(const int32_t* first_page, int sequences, int kv_heads, int block)
+      : first_page(first_page), sequences(sequences), kv_heads(kv_heads), block(block) {
     const int total = first_page[sequences] * kv_heads;
     const int blocks = static_cast<int>(gridDim.x);
     per_block = (total + blocks - 1) / blocks;
-    begin = min(total, static_cast<int>(blockIdx.x) * per_block);
+    begin = min(total, block * per_block);
     end = min(total, begin + per_block);
+  }
+  __device__ WorkLine(const int32_t* first_page, int sequences, int kv_heads)
+      : WorkLine(first_page, sequences, kv_heads, static_cast<int>(blockIdx.x)) {}
+
+  // Blocks begin where heads do, if all sequences have as many pages and no block gets
+  // much more by it: a block with parts of two heads does twice what does not depend on
+  // how much it reads. All lanes of a warp call it. Sequences without pages come last.
+  __device__ void BeginAtHeads() {
+    constexpr unsigned kLanes = 0xffffffffu;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    if (sequences > 32) return;
+    const int pages = lane < sequences ? first_page[lane + 1] - first_page[lane] : 0;
+    const int each = __shfl_sync(kLanes, pages, 0);
+    const bool differs = __any_sync(kLanes, pages != 0 && pages != each);
+    const int heads = __popc(__ballot_sync(kLanes, pages != 0)) * kv_heads;
+    if (differs || each == 0) return;
+    const int blocks = static_cast<int>(gridDim.x);
+    int size = (heads + blocks - 1) / blocks * each, units = each;
+    if (heads <= blocks) {
+      const int parts = min(each, blocks / heads);
+      size = (each + parts - 1) / parts;
+      units = (each + size - 1) / size * size;
+    }
+    if (size > per_block + per_block / 16) return;
+    const int total = heads * units;
+    per_block = size;
+    head_units = units;
+    begin = min(total, block * size);
+    end = min(total, begin + size);
+    const int head = begin / units;
+    if (units > each) end = min(end, head * units + each);
+    unused = head * (units - each);
   }
 
   // The segment that begins at a unit of this block.
   __device__ Segment At(int unit) const {
+    if (head_units > 0) {
+      const int index = unit / head_units;
+      Segment s = Head(index / kv_heads, index % kv_heads);
+      s.begin = index * head_units;
+      s.first = unit - s.begin;
+      s.last = min(s.pages, s.first + end - unit);
+      return s;
+    }
     int low = 0, high = sequences;  // the sequence is in [low, high)
     while (high - low > 1) {
       const int middle = (low + high) / 2;
@@ -52,13 +96,26 @@ struct WorkLine {
     return s;
   }
 
+  // All of a head, unless blocks begin at heads.
+  __device__ Segment Head(int sequence, int head) const {
+    Segment s;
+    s.sequence = sequence;
+    s.head = head;
+    s.pages = first_page[sequence + 1] - first_page[sequence];
+    s.first = 0;
+    s.last = s.pages;
+    s.index = sequence * kv_heads + head;
+    s.begin = first_page[sequence] * kv_heads + head * s.pages;
+    return s;
+  }
+
   // Blocks that have a part of a head, from the first on.
   __device__ int FirstBlock(const Segment& s) const { return s.begin / per_block; }
   __device__ int Parts(const Segment& s) const {
     return (s.begin + s.pages - 1) / per_block - FirstBlock(s) + 1;
   }
   // Partial results lie in slots: block + index has one writer.
-  __device__ int64_t Slot(const Segment& s) const { return blockIdx.x + s.index; }
+  __device__ int64_t Slot(const Segment& s) const { return block + s.index; }
   __device__ int64_t FirstSlot(const Segment& s) const { return FirstBlock(s) + s.index; }
 };
 
@@ -70,18 +127,34 @@ __host__ __device__ inline int64_t Align(int64_t bytes) {
   return (bytes + 255) / 256 * 256;
 }
 
+// One more arrived: whoever sees that sees all that this thread knows to be written.
+__device__ inline void ArriveAt(int* counter) {
+  asm volatile("red.release.gpu.global.add.s32 [%0], 1;\n" ::"l"(counter) : "memory");
+}
+__device__ inline int ArrivedAt(const int* counter) {
+  int count;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];\n"
+               : "=r"(count)
+               : "l"(counter)
+               : "memory");
+  return count;
+}
+
 // True in every thread of the block that brings the last of a head's parts, which then
 // sees all of them. The counter is zero again afterwards, for the next launch.
 __device__ inline bool BroughtTheLast(int* arrived, int parts) {
   __shared__ bool last;
-  __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
-    last = atomicAdd(arrived, 1) == parts - 1;
+    int before;
+    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;\n"
+                 : "=r"(before)
+                 : "l"(arrived)
+                 : "memory");
+    last = before == parts - 1;
     if (last) *arrived = 0;
   }
   __syncthreads();
-  if (last) __threadfence();
   return last;
 }
 

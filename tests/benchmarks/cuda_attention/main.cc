@@ -74,6 +74,13 @@ bool MeasureAll(const Options& options) {
         agreed &= Run(MeasureRefined, {32, 8, 128, length, batch}, timer, report);
       }
     }
+    // As LLaMA-2-7B, as Llama-3.1-8B above, as SmolLM2-135M below.
+    for (const int64_t length : lengths({16384})) {
+      for (const int64_t batch : options.batches) {
+        agreed &= Run(MeasureDecode, {32, 32, 128, length, batch}, timer, report);
+        agreed &= Run(MeasureRefined, {32, 32, 128, length, batch}, timer, report);
+      }
+    }
     for (const int64_t length : lengths({16384, 30720})) {
       agreed &= Run(MeasureDecode, {9, 3, 64, length, 1}, timer, report);
       agreed &= Run(MeasureRefined, {9, 3, 64, length, 1}, timer, report);

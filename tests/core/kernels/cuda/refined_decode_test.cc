@@ -343,23 +343,28 @@ TEST_F(RefinedDecodeTest, AnIndexedKeyIsWithinHalfACode) {
 class RefinedDecodeShapesTest : public RefinedDecodeTest,
                                 public ::testing::WithParamInterface<DecodeShape> {};
 
-// With eps this small every key is read for certain.
+// With eps this small every key is read for certain. Sequences of one length are divided
+// otherwise than ragged ones.
 TEST_P(RefinedDecodeShapesTest, ReadingEverythingIsDense) {
-  const DecodeBatch b = MakeDecodeBatch(GetParam(), {5000, 257, 320, 1000, 400}, 11);
-  const auto oracle = DecodeOracle(b);
-  OnDevice device(b, 1e-6f);
-  Finish(device.BuildIndex(stream_));
-  for (const int32_t blocks : {1, 7, 132}) {
-    SCOPED_TRACE(blocks);
-    device.MakeWorkspace(blocks);
-    Finish(device.Launch(stream_));
-    const std::vector<Bf16> out = device.Out();
-    const auto counts = device.Counts();
-    for (size_t s = 0; s < b.lengths.size(); ++s) {
-      EXPECT_LE(RelativeL2(RowOf(b, out, s), oracle[s]), kDenseTolerance) << s;
-      EXPECT_EQ(counts[s].columns, 1ull * FarPages(b.lengths[s]) * 64 * b.query_heads);
-      EXPECT_NEAR(static_cast<double>(counts[s].coverage) / 4294967296.0, b.query_heads,
-                  1e-4);
+  const std::vector<std::vector<int32_t>> batches = {{5000, 257, 320, 1000, 400},
+                                                     {2180, 2180}};
+  for (const std::vector<int32_t>& lengths : batches) {
+    const DecodeBatch b = MakeDecodeBatch(GetParam(), lengths, 11);
+    const auto oracle = DecodeOracle(b);
+    OnDevice device(b, 1e-6f);
+    Finish(device.BuildIndex(stream_));
+    for (const int32_t blocks : {1, 7, 132}) {
+      SCOPED_TRACE(::testing::Message() << lengths.size() << " sequences, " << blocks);
+      device.MakeWorkspace(blocks);
+      Finish(device.Launch(stream_));
+      const std::vector<Bf16> out = device.Out();
+      const auto counts = device.Counts();
+      for (size_t s = 0; s < b.lengths.size(); ++s) {
+        EXPECT_LE(RelativeL2(RowOf(b, out, s), oracle[s]), kDenseTolerance) << s;
+        EXPECT_EQ(counts[s].columns, 1ull * FarPages(b.lengths[s]) * 64 * b.query_heads);
+        EXPECT_NEAR(static_cast<double>(counts[s].coverage) / 4294967296.0, b.query_heads,
+                    1e-4);
+      }
     }
   }
 }

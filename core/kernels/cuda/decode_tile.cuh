@@ -185,23 +185,28 @@ struct Results {
   }
 };
 
-// Two parts of a softmax become one.
+// Of numbers that are at most 0, or anything at all with no sum to it.
+__device__ inline float FastExp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Two parts of a softmax become one; a part without keys has no sum.
 __device__ inline Part Join(const Part& a, const Part& b) {
-  if (a.sum == 0) return b;  // no keys
-  if (b.sum == 0) return a;
-  const float max = fmaxf(a.max, b.max);
-  const float fa = exp2f(a.max - max), fb = exp2f(b.max - max);
+  const float max = fmaxf(fmaxf(a.max, b.max), -1e30f);  // a number, whatever they are
+  const float fa = FastExp2(a.max - max), fb = FastExp2(b.max - max);
   return {max, a.sum * fa + b.sum * fb, a.certain * fa + b.certain * fb};
 }
 // Of all lanes.
 __device__ inline Part JoinLanes(Part part) {
   Part whole;
-  whole.max = part.sum == 0 ? -INFINITY : part.max;
+  whole.max = fmaxf(part.max, -1e30f);
 #pragma unroll
   for (int step = kWarp / 2; step > 0; step /= 2) {
     whole.max = fmaxf(whole.max, __shfl_xor_sync(kAll, whole.max, step));
   }
-  const float factor = part.sum == 0 ? 0 : exp2f(part.max - whole.max);
+  const float factor = FastExp2(part.max - whole.max);
   whole.sum = part.sum * factor;
   whole.certain = part.certain * factor;
 #pragma unroll
@@ -240,7 +245,7 @@ __device__ MergeMemory JoinParts(PartOf part_of, int count, int share, void* mem
     if (lane == 0) m.whole[r] = whole;
     for (int p = lane; p < count; p += kWarp) {
       const Part part = p == lane ? first : part_of(p, r);
-      m.weights[p * share + r] = part.sum == 0 ? 0 : exp2f(part.max - whole.max);
+      m.weights[p * share + r] = part.sum == 0 ? 0 : FastExp2(part.max - whole.max);
     }
   }
   __syncthreads();

@@ -126,7 +126,7 @@ __device__ inline void DotMeans(const Bf16* queries, int share,
 template <int kDim>
 class IndexStream {
  public:
-  static constexpr int kStages = kDim == 128 ? 2 : 4;
+  static constexpr int kStages = tuning::IndexStages(kDim);
   static constexpr int kStageBytes = kPageTokens * (kDim / 2 + 4);
   static constexpr int kBytes = kStages * kStageBytes;
 
@@ -385,6 +385,7 @@ template <int kRow>
 __device__ void DeliverSums(const LaneSums& sums, int share, int turn, Part* parts,
                             int* scored) {
   constexpr int kPairs = ScoreLayout<kRow>::kPairs;
+  static_assert(kDrawWarps % 4 == 0);
   __shared__ Part warps[2][kDrawWarps][8];  // heads past kRow are nobody's
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -395,7 +396,7 @@ __device__ void DeliverSums(const LaneSums& sums, int share, int turn, Part* par
     for (int step = kPairs; step < kWarp; step *= 2) {
       high = fmaxf(high, __shfl_xor_sync(kAll, high, step));
     }
-    float sum = sums.sum[h] == 0 ? 0 : sums.sum[h] * exp2f(mine - high);
+    float sum = sums.sum[h] == 0 ? 0 : sums.sum[h] * FastExp2(mine - high);
     for (int step = kPairs; step < kWarp; step *= 2) {
       sum += __shfl_xor_sync(kAll, sum, step);
     }
@@ -416,7 +417,7 @@ __device__ void DeliverSums(const LaneSums& sums, int share, int turn, Part* par
   }
 #pragma unroll
   for (int w = 0; w < kDrawWarps / 4; ++w) {
-    if (quarter[w].sum > 0) sum += quarter[w].sum * exp2f(quarter[w].max - high);
+    if (quarter[w].sum > 0) sum += quarter[w].sum * FastExp2(quarter[w].max - high);
   }
   for (int step = 1; step < 4; step *= 2) sum += __shfl_xor_sync(kAll, sum, step);
   if (lane % 4 == 0 && lane / 4 < share) parts[lane / 4] = {high, sum, 0};

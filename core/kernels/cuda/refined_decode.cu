@@ -55,7 +55,9 @@ struct Lines {
   __device__ explicit Lines(const RefinedDecodeArgs& a)
       : far(a.first_far_page, a.near.sequences, a.near.kv_heads),
         near(a.near.first_page, a.near.sequences, a.near.kv_heads,
-             static_cast<int>(gridDim.x - 1 - blockIdx.x)) {}
+             static_cast<int>(gridDim.x - 1 - blockIdx.x)) {
+    far.BeginAtHeads();
+  }
 };
 
 // The block's part of what is read for certain, by the last warps.
@@ -127,7 +129,7 @@ __device__ void SumUp(const RefinedDecodeArgs& a, const Segment& s, const Lines&
 }
 
 __device__ void AddFixed(unsigned long long* to, float x) {
-  atomicAdd(to, static_cast<unsigned long long>(static_cast<double>(x) * 4294967296.0));
+  atomicAdd(to, __float2ull_rz(x * 4294967296.0f));
 }
 
 // Whoever brings the last part of a head merges near and far.
@@ -137,19 +139,20 @@ __device__ void Finish(const RefinedDecodeArgs& a, const Segment& s, const Lines
   const int share = Share(a);
   const Segment n = lines.near.Head(s.sequence, s.head);
   const int near = lines.near.Parts(n), parts = near + lines.far.Parts(s);
-  const int64_t near_slot = lines.near.FirstSlot(n);
-  const int64_t far_slot = lines.far.FirstSlot(s) - near;
-  const auto part_of = [&](int p, int r) {
-    return p < near ? work.near.parts[(near_slot + p) * share + r]
-                    : work.drawn.parts[(far_slot + p) * share + r];
-  };
-  const MergeMemory merged = JoinParts(part_of, parts, share, shared);
+  const int64_t near_slot = lines.near.FirstSlot(n) * share;
+  const int64_t far_slot = (lines.far.FirstSlot(s) - near) * share;
+  const Part* const near_parts = work.near.parts + near_slot;
+  const Part* const far_parts = work.drawn.parts + far_slot;
+  const MergeMemory merged = JoinParts(
+      [&](int p, int r) { return (p < near ? near_parts : far_parts)[p * share + r]; },
+      parts, share, shared);
   if (threadIdx.x == 0) work.scored[s.index] = 0;  // nobody waits for it any more
   const int64_t out = Queries(a, s) - a.near.q;
   for (int i = static_cast<int>(threadIdx.x); i < share * kDim; i += kRefinedThreads) {
+    const float* const near_values = work.near.values + near_slot * kDim + i;
+    const float* const far_values = work.drawn.values + far_slot * kDim + i;
     const float value = SumValues(merged, parts, share, i / kDim, [&](int p) {
-      return p < near ? work.near.values[(near_slot + p) * share * kDim + i]
-                      : work.drawn.values[(far_slot + p) * share * kDim + i];
+      return (p < near ? near_values : far_values)[p * share * kDim];
     });
     const Part whole = merged.whole[i / kDim];
     a.near.out[out + i] = __float2bfloat16(value / whole.sum);

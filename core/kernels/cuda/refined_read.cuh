@@ -27,7 +27,7 @@ __device__ inline void PrefetchRow(const Bf16* row) {
 template <int kDim, int kRow>
 class DrawReader {
  public:
-  static constexpr int kStages = kDim == 128 ? 1 : 2;
+  static constexpr int kStages = tuning::DrawnStages(kDim);
   static constexpr int kRingBytes = kStages * Ring<kDim>::kStageBytes;
 
   __device__ DrawReader(const RefinedDecodeArgs& a, const Segment& s,
@@ -67,7 +67,7 @@ class DrawReader {
  private:
   using Layout = ScoreLayout<kRow>;
   // Pages whose scores and draws are asked for together.
-  static constexpr int kTogether = kRow < 8 ? 4 : 2;
+  static constexpr int kTogether = tuning::PagesTogether(kRow);
   static_assert(DrawnList::kSize >= kTogether * kPageTokens);
 
   // Of a page: the lane's two keys, of which Key says where they are, with all heads.

@@ -4,14 +4,15 @@
 
 #include "core/kernels/cuda/decode_tile.cuh"
 #include "core/kernels/cuda/refined.h"
+#include "core/kernels/cuda/tuning.h"
 #include "core/kernels/cuda/work_line.cuh"
 
 // What the blocks of RefinedDecode hand to each other, and what parts of it share.
 namespace quire::kernels::cuda {
 
 // The first warps score and draw; the others read, meanwhile, what is read for certain.
-inline constexpr int kDrawWarps = 12;
-inline constexpr int kCertainWarps = 4;
+inline constexpr int kDrawWarps = tuning::kDrawWarps;
+inline constexpr int kCertainWarps = tuning::kCertainWarps;
 inline constexpr int kRefinedThreads = (kDrawWarps + kCertainWarps) * kWarp;
 inline constexpr int kRefinedDraws = 32768;
 
@@ -111,7 +112,7 @@ __device__ inline const Bf16* Queries(const RefinedDecodeArgs& a, const Segment&
 template <int kRow>
 struct ScoreStore {
   static constexpr int kPage = ScoreLayout<kRow>::kPage;  // pairs
-  static constexpr int kSharedBytes = 65536;
+  static constexpr int kSharedBytes = tuning::kScoreBytes;
   static constexpr int kSharedPages = kSharedBytes / (kPage * 4);
 
   __half2* shared;
@@ -167,7 +168,7 @@ struct WarpResults {
       const Part part = lane < kCount ? parts[lane][head] : Part();
       const Part whole = JoinLanes(part);
       if (lane < kCount) {
-        weights[lane][head] = part.sum == 0 ? 0 : exp2f(part.max - whole.max);
+        weights[lane][head] = part.sum == 0 ? 0 : FastExp2(part.max - whole.max);
       }
       if (lane == 0) to.parts[slot + head] = whole;
     }

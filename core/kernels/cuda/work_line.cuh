@@ -17,6 +17,13 @@ struct Segment {
   int begin;        // unit of the head's first page
 };
 
+// a / b of whole numbers below 2^22, b > 0: a line has no more units.
+__device__ inline int Quotient(int a, int b) {
+  const int q = __float2int_rz(__fdividef(static_cast<float>(a), static_cast<float>(b)));
+  const int rest = a - q * b;  // rounding makes it one off at most
+  return rest < 0 ? q - 1 : rest >= b ? q + 1 : q;
+}
+
 // first_page [sequences + 1]: pages of the sequences before, of one head.
 struct WorkLine {
   const int32_t* first_page;
@@ -32,7 +39,7 @@ struct WorkLine {
       : first_page(first_page), sequences(sequences), kv_heads(kv_heads), block(block) {
     const int total = first_page[sequences] * kv_heads;
     const int blocks = static_cast<int>(gridDim.x);
-    per_block = (total + blocks - 1) / blocks;
+    per_block = Quotient(total + blocks - 1, blocks);
     begin = min(total, block * per_block);
     end = min(total, begin + per_block);
   }
@@ -52,11 +59,11 @@ struct WorkLine {
     const int heads = __popc(__ballot_sync(kLanes, pages != 0)) * kv_heads;
     if (differs || each == 0) return;
     const int blocks = static_cast<int>(gridDim.x);
-    int size = (heads + blocks - 1) / blocks * each, units = each;
+    int size = Quotient(heads + blocks - 1, blocks) * each, units = each;
     if (heads <= blocks) {
-      const int parts = min(each, blocks / heads);
-      size = (each + parts - 1) / parts;
-      units = (each + size - 1) / size * size;
+      const int parts = min(each, Quotient(blocks, heads));
+      size = Quotient(each + parts - 1, parts);
+      units = Quotient(each + size - 1, size) * size;
     }
     if (size > per_block + per_block / 16) return;
     const int total = heads * units;
@@ -64,7 +71,7 @@ struct WorkLine {
     head_units = units;
     begin = min(total, block * size);
     end = min(total, begin + size);
-    const int head = begin / units;
+    const int head = Quotient(begin, units);
     if (units > each) end = min(end, head * units + each);
     unused = head * (units - each);
   }
@@ -72,8 +79,9 @@ struct WorkLine {
   // The segment that begins at a unit of this block.
   __device__ Segment At(int unit) const {
     if (head_units > 0) {
-      const int index = unit / head_units;
-      Segment s = Head(index / kv_heads, index % kv_heads);
+      const int index = Quotient(unit, head_units);
+      const int sequence = Quotient(index, kv_heads);
+      Segment s = Head(sequence, index - sequence * kv_heads);
       s.begin = index * head_units;
       s.first = unit - s.begin;
       s.last = min(s.pages, s.first + end - unit);
@@ -88,8 +96,8 @@ struct WorkLine {
     s.sequence = low;
     s.pages = first_page[low + 1] - first_page[low];
     const int local = unit - first_page[low] * kv_heads;
-    s.head = local / s.pages;
-    s.first = local % s.pages;
+    s.head = Quotient(local, s.pages);
+    s.first = local - s.head * s.pages;
     s.last = min(s.pages, s.first + end - unit);
     s.index = low * kv_heads + s.head;
     s.begin = unit - s.first;
@@ -110,9 +118,11 @@ struct WorkLine {
   }
 
   // Blocks that have a part of a head, from the first on.
-  __device__ int FirstBlock(const Segment& s) const { return s.begin / per_block; }
+  __device__ int FirstBlock(const Segment& s) const {
+    return Quotient(s.begin, per_block);
+  }
   __device__ int Parts(const Segment& s) const {
-    return (s.begin + s.pages - 1) / per_block - FirstBlock(s) + 1;
+    return Quotient(s.begin + s.pages - 1, per_block) - FirstBlock(s) + 1;
   }
   // Partial results lie in slots: block + index has one writer.
   __device__ int64_t Slot(const Segment& s) const { return block + s.index; }

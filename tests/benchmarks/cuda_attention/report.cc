@@ -1,25 +1,13 @@
 #include "tests/benchmarks/cuda_attention/report.h"
 
 #include <algorithm>
-#include <stdexcept>
 
 #include "absl/strings/str_format.h"
 
 namespace quire::cuda_attention {
 
-Report::Report(const std::string& path) {
-  if (!path.empty()) file_ = std::fopen(path.c_str(), "w");
-  if (!path.empty() && file_ == nullptr) {
-    throw std::runtime_error("cannot write " + path);
-  }
-  Line("kernel,shape,median_us,rate,share_of_limit,ratio_to_peer,peer");
-}
-
-Report::~Report() {
-  if (file_ != nullptr) std::fclose(file_);
-}
-
-void Report::Note(const std::string& text) { Line("# " + text); }
+Report::Report(const std::string& path)
+    : lines_(path, "kernel,shape,median_us,rate,share_of_limit,ratio_to_peer,peer") {}
 
 void Report::Add(const std::vector<Row>& rows, const std::vector<Row>& peers) {
   const auto fastest = std::min_element(
@@ -32,18 +20,10 @@ void Report::Add(const std::vector<Row>& rows, const std::vector<Row>& peers) {
               ? ","
               : absl::StrFormat("%.3f,%s", fastest->median_us / row.median_us,
                                 fastest->kernel);
-      Line(absl::StrFormat("%s,%s,%.2f,%.3f,%.3f,%s", row.kernel, row.shape,
-                           row.median_us, row.rate, row.rate / row.limit, peer));
+      lines_.Line(absl::StrFormat("%s,%s,%.2f,%.3f,%.3f,%s", row.kernel, row.shape,
+                                  row.median_us, row.rate, row.rate / row.limit, peer));
     }
   }
-}
-
-void Report::Line(const std::string& text) {
-  std::printf("%s\n", text.c_str());
-  std::fflush(stdout);
-  if (file_ == nullptr) return;
-  std::fprintf(file_, "%s\n", text.c_str());
-  std::fflush(file_);  // a run that is cut off leaves what it had
 }
 
 }  // namespace quire::cuda_attention

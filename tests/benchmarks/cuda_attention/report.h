@@ -1,8 +1,9 @@
 #pragma once
 
-#include <cstdio>
 #include <string>
 #include <vector>
+
+#include "tests/benchmarks/cuda_attention/csv_lines.h"
 
 namespace quire::cuda_attention {
 
@@ -15,25 +16,17 @@ struct Row {
   double limit = 0;  // of the rate
 };
 
-// CSV lines as they come, on standard output and in a file. What starts with # is no line
-// of the table.
+// The table, see CsvLines.
 class Report {
  public:
-  // `path` may be empty: then there is no file. Throws std::runtime_error if it cannot be
-  // written.
   explicit Report(const std::string& path);
-  ~Report();
-  Report(const Report&) = delete;
-  Report& operator=(const Report&) = delete;
 
-  void Note(const std::string& text);
+  void Note(const std::string& text) { lines_.Note(text); }
   // Rows of one shape. The peer of each is the fastest of `peers`, if there is any.
   void Add(const std::vector<Row>& rows, const std::vector<Row>& peers);
 
  private:
-  void Line(const std::string& text);
-
-  std::FILE* file_ = nullptr;
+  CsvLines lines_;
 };
 
 }  // namespace quire::cuda_attention

@@ -1,8 +1,9 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdio>
 #include <string>
+
+#include "tests/benchmarks/cuda_attention/csv_lines.h"
 
 namespace quire::cuda_step {
 
@@ -28,24 +29,16 @@ struct Row {
   double tables_us = 0, launch_us = 0, wait_us = 0;
 };
 
-// CSV lines as they come, on standard output and in a file. What starts with # is no line
-// of the table.
+// The table, see CsvLines.
 class Report {
  public:
-  // `path` may be empty: then there is no file. Throws std::runtime_error if it cannot be
-  // written.
   explicit Report(const std::string& path);
-  ~Report();
-  Report(const Report&) = delete;
-  Report& operator=(const Report&) = delete;
 
-  void Note(const std::string& text);
+  void Note(const std::string& text) { lines_.Note(text); }
   void Add(const Row& row);
 
  private:
-  void Line(const std::string& text);
-
-  std::FILE* file_ = nullptr;
+  cuda_attention::CsvLines lines_;
 };
 
 }  // namespace quire::cuda_step

@@ -29,26 +29,13 @@ double MeanDifference(const std::vector<TokenScore>& a,
   return sum / static_cast<double>(a.size());
 }
 
-struct Read {
-  std::vector<TokenScore> scores;
-  AttentionStats stats;
-};
-
 // A prompt in chunks of 300 rows, then row by row.
-Read ReadAll(ModelRunner& runner, Sequence sequence, size_t prompt,
+Read ReadAll(ModelRunner& runner, const Sequence& sequence, size_t prompt,
              const AttentionOptions& attention) {
-  Read read;
-  while (sequence.done < static_cast<Position>(sequence.tokens.size())) {
-    const size_t left = prompt - std::min<size_t>(prompt, sequence.done);
-    StepItem item = sequence.Item(left > 0 ? std::min<size_t>(left, 300) : 1);
-    item.attention = attention;
-    const auto results = RunStep(runner, {.items = {item}});
-    const std::vector<TokenScore>& scores = results[0].scores;
-    read.scores.insert(read.scores.end(), scores.begin(), scores.end());
-    read.stats += results[0].attention;
-    sequence.done += static_cast<Position>(item.tokens.size());
-  }
-  return read;
+  return ReadWhole(runner, sequence, attention, [prompt](Position done) {
+    const size_t left = prompt - std::min<size_t>(prompt, done);
+    return left > 0 ? std::min<size_t>(left, 300) : 1;
+  });
 }
 
 class CudaModesTest : public CudaRunnerTest {};

@@ -12,25 +12,9 @@ using namespace quire::testing;
 
 constexpr AttentionOptions kDense = {.mode = AttentionMode::kDense};
 
-struct Read {
-  std::vector<TokenScore> scores;
-  AttentionStats stats;
-};
-
-Read ReadInChunks(ModelRunner& runner, Sequence sequence, size_t chunk,
+Read ReadInChunks(ModelRunner& runner, const Sequence& sequence, size_t chunk,
                   const AttentionOptions& attention) {
-  Read read;
-  while (sequence.done < static_cast<Position>(sequence.tokens.size())) {
-    StepItem item =
-        sequence.Item(std::min(chunk, sequence.tokens.size() - sequence.done));
-    item.attention = attention;
-    const auto results = RunStep(runner, {.items = {item}});
-    const std::vector<TokenScore>& scores = results[0].scores;
-    read.scores.insert(read.scores.end(), scores.begin(), scores.end());
-    read.stats += results[0].attention;
-    sequence.done += static_cast<Position>(item.tokens.size());
-  }
-  return read;
+  return ReadWhole(runner, sequence, attention, [chunk](Position) { return chunk; });
 }
 
 class CudaRefinedPromptTest : public CudaRunnerTest {

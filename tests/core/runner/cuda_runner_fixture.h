@@ -119,6 +119,29 @@ class CudaRunnerTest : public ::testing::Test {
   LoadedRunner loaded_;
 };
 
+struct Read {
+  std::vector<TokenScore> scores;
+  AttentionStats stats;
+};
+// A whole sequence; next_rows(done): how many rows the next step reads.
+template <typename NextRows>
+Read ReadWhole(ModelRunner& runner, Sequence sequence, const AttentionOptions& attention,
+               NextRows next_rows) {
+  Read read;
+  const auto size = static_cast<Position>(sequence.tokens.size());
+  while (sequence.done < size) {
+    const auto left = static_cast<size_t>(size - sequence.done);
+    StepItem item = sequence.Item(std::min<size_t>(left, next_rows(sequence.done)));
+    item.attention = attention;
+    const auto results = RunStep(runner, {.items = {item}});
+    const std::vector<TokenScore>& scores = results[0].scores;
+    read.scores.insert(read.scores.end(), scores.begin(), scores.end());
+    read.stats += results[0].attention;
+    sequence.done += static_cast<Position>(item.tokens.size());
+  }
+  return read;
+}
+
 // A sequence's last rows one by one, after a prompt that was read densely.
 struct Decoded {
   std::vector<TokenScore> scores;

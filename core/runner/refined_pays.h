@@ -13,10 +13,9 @@ namespace quire {
 // their own place alone, so that what a request gets does not depend on who else is in a
 // step.
 //
-// REFINED: from SparseFrom() on, as on the CPU. AUTO: where it also pays. Three launches
-// cost some 25 us more than dense attention's one, which is what dense attention takes
-// for 100 MB of keys and values (H200, docs/gpu.md); rows of half that length come in
-// batches.
+// REFINED: from SparseFrom() on, as on the CPU. AUTO: where it also pays. What does not
+// depend on the length takes some 20 us, as long as dense attention of 64 MiB of keys and
+// values (H200, one sequence, docs/gpu.md); rows of less come in batches.
 inline constexpr int64_t kRefinedPaysBytes = 48 << 20;  // of a layer's keys and values
 
 inline bool ReadsRefined(const ModelConfig& config, const AttentionOptions& attention,

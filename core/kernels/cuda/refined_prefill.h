@@ -11,11 +11,12 @@
 // core/kernels/refined.h, but rows choose together: a *tile* of neighbouring tokens,
 // times the R query heads that share a key, has at most kTileRows rows, and a far key is
 // read by all of them with probability P = min(1, p / eps^2), p the largest share that it
-// has of any of these rows' attention. P is never smaller than the one that a row alone
-// would use, so neither is the error larger; more columns are read. Unbiased for each
-// row, since draws depend on nothing but the tile's place. Two things to know: what a row
-// draws (not what it expects) depends on rows of its tile that come after it; and where a
-// chunk ends within a tile, its rows choose without the rest.
+// has of any of these rows' attention. P is no smaller than what a row alone would use
+// (up to what the estimate of its sum errs, see below), so neither is the error larger;
+// more columns are read. Unbiased for each row, since draws depend on nothing but the
+// tile's place. Two things to know: what a row draws (not what it expects) depends on
+// rows of its tile that come after it; and where a chunk ends within a tile, its rows
+// choose without the rest.
 //
 // Three launches. 1. Queries and keys become 8-bit floats (e4m3) in the layout that the
 // tensor cores read. 2. Every far key is scored by them, a page of 64 keys against a tile
@@ -23,7 +24,12 @@
 // from the latest to the first, by the keys that are sure to be read and, from a sample
 // of the pages, by the others; so shares are known at once, and few keys cost
 // exponentials. What the sums miss moves probabilities, not what is expected. 3. Near
-// keys and chosen ones are read exactly, with one softmax over all of them.
+// keys and chosen ones are read exactly, with one softmax over all of them
+// (FlashAttention, Dao et al., arXiv 2205.14135).
+//
+// Layouts: prefill_workspace.cuh. Shared memory at D = 128: choosing 32 KB of queries and
+// a ring of 64 KB of keys, reading 32 KB of queries and a ring of 64 KB of keys and
+// values; two blocks of 256 threads a multiprocessor each.
 namespace quire::kernels::cuda {
 
 inline constexpr int kTileRows = 128;

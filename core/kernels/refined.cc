@@ -8,6 +8,7 @@
 
 #include "ATen/Parallel.h"
 #include "core/base/check.h"
+#include "core/base/mix_bits.h"
 #include "core/kernels/cpu/bf16_kernels.h"
 #include "core/kernels/cpu/refined_float.h"
 
@@ -19,12 +20,6 @@ static_assert(bf16::kRefinedWindow == kWindowTokens);
 static_assert(bf16::kRefinedDraws == kDraws);
 static_assert(bf16::kMaxRefinedShare == kMaxRefinedShare);
 
-uint32_t Mix(uint32_t x) {  // a bijection of 32 bits (C. Wellons, "lowbias32")
-  x = (x ^ (x >> 16)) * 0x7feb352dU;
-  x = (x ^ (x >> 15)) * 0x846ca68bU;
-  return x ^ (x >> 16);
-}
-
 // The draws are as even as they can be: each of kDraws equal parts of (0, 1] once.
 std::vector<int16_t> MakeDraws() {
   std::vector<int16_t> draws(kDraws + kDrawPadding);
@@ -33,7 +28,7 @@ std::vector<int16_t> MakeDraws() {
     draws[i] = static_cast<int16_t>(std::lround(128 * std::log2(u)));
   }
   for (int64_t i = kDraws - 1; i > 0; --i) {
-    std::swap(draws[i], draws[Mix(static_cast<uint32_t>(i)) % (i + 1)]);
+    std::swap(draws[i], draws[MixBits(static_cast<uint32_t>(i)) % (i + 1)]);
   }
   std::copy(draws.begin(), draws.begin() + kDrawPadding, draws.begin() + kDraws);
   return draws;
@@ -223,8 +218,9 @@ const int16_t* DrawTable() {
 }
 
 uint32_t DrawStart(int32_t layer, int64_t head, int64_t position) {
-  return Mix(static_cast<uint32_t>(position) * 0x9e3779b9U +
-             Mix(static_cast<uint32_t>(layer) * 1024U + static_cast<uint32_t>(head))) %
+  return MixBits(static_cast<uint32_t>(position) * 0x9e3779b9U +
+                 MixBits(static_cast<uint32_t>(layer) * 1024U +
+                         static_cast<uint32_t>(head))) %
          kDraws;
 }
 

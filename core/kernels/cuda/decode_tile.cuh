@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/kernels/cuda/mma.cuh"
+#include "core/kernels/cuda/warp.cuh"
 
 // One query row's attention over slices of kSlice keys, a warp at a time; the parts of it
 // that decode kernels share. Scores are computed as K Q^T: keys are the 16 rows of a
@@ -10,12 +11,9 @@
 // likewise as V^T P^T.
 namespace quire::kernels::cuda {
 
-inline constexpr int kWarp = 32;
 inline constexpr int kWarps = 8;
 inline constexpr int kThreads = kWarp * kWarps;
 inline constexpr int kSlice = 16;
-inline constexpr unsigned kAll = 0xffffffffu;
-inline constexpr float kLog2E = 1.44269504088896f;
 
 // Slices of K and V in a warp's shared memory, 16-byte chunks swizzled by their row. So
 // many that about 130 KB are under way for a multiprocessor.
@@ -184,13 +182,6 @@ struct Results {
     }
   }
 };
-
-// Of numbers that are at most 0, or anything at all with no sum to it.
-__device__ inline float FastExp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-  return y;
-}
 
 // Two parts of a softmax become one; a part without keys has no sum.
 __device__ inline Part Join(const Part& a, const Part& b) {

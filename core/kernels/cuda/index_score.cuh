@@ -17,13 +17,6 @@ __device__ inline void MultiplyAddBytes(int (&d)[4], const uint32_t (&a)[4], uin
 
 __device__ inline uint32_t Bits(__half2 x) { return *reinterpret_cast<uint32_t*>(&x); }
 
-// 2^x of two halves.
-__device__ inline __half2 Exp2(__half2 x) {
-  uint32_t y;
-  asm("ex2.approx.f16x2 %0, %1;\n" : "=r"(y) : "r"(Bits(x)));
-  return *reinterpret_cast<__half2*>(&y);
-}
-
 // A head's query, quantised symmetrically to bytes: lane l holds channels 4 c + i and
 // 4 c + i + D / 2, c = 4 t + l % 4, of head l / 4 % kRow.
 template <int kDim, int kRow>

@@ -2,6 +2,7 @@
 #include "core/kernels/cuda/dependent_launch.cuh"
 #include "core/kernels/cuda/mma.cuh"
 #include "core/kernels/cuda/tuning.h"
+#include "core/kernels/cuda/warp.cuh"
 
 // A linear layer of few rows is read rather than computed: what counts is that the
 // weight streams. A block has kFeatures rows of the weight, its warps divide their
@@ -16,7 +17,6 @@
 namespace quire::kernels::cuda {
 namespace {
 
-constexpr int kWarp = 32;
 constexpr int kWarps = tuning::kLinearWarps;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kFeatures = 8;

@@ -1,9 +1,11 @@
 #include <cuda_fp16.h>
 
+#include "core/base/mix_bits.h"
 #include "core/kernels/cuda/hopper.cuh"
 #include "core/kernels/cuda/mma.cuh"
 #include "core/kernels/cuda/prefill_workspace.cuh"
 #include "core/kernels/cuda/tuning.h"
+#include "core/kernels/cuda/warp.cuh"
 
 // The second launch of RefinedPrefill: which far keys each tile reads. A block has two
 // neighbouring tiles of one head, a warpgroup each, and pages of keys come through a ring
@@ -16,8 +18,6 @@
 namespace quire::kernels::cuda {
 namespace {
 
-constexpr int kWarp = 32;
-constexpr unsigned kAll = 0xffffffffu;
 constexpr int kTilesABlock = 2;
 constexpr int kGroupThreads = 128;
 constexpr int kThreads = kTilesABlock * kGroupThreads;
@@ -36,11 +36,6 @@ struct ChooseMemory {
   uint64_t full[kStages], empty[kStages], queries_here;
 };
 
-__device__ __half2 Exp2(__half2 x) {
-  uint32_t y;
-  asm("ex2.approx.f16x2 %0, %1;\n" : "=r"(y) : "r"(*reinterpret_cast<uint32_t*>(&x)));
-  return *reinterpret_cast<__half2*>(&y);
-}
 __device__ __half2 Half2Of(uint32_t x) { return *reinterpret_cast<__half2*>(&x); }
 
 // Pages in the order in which a block looks at them: near ones twice (for the largest
@@ -147,8 +142,9 @@ class Chooser {
         block.head;
     list_ = (tile * kLists + warp_) * l.work.capacity;
     count_ = tile * kLists + warp_;
-    start_ = Mix(a.seed * 0x9e3779b9u + static_cast<uint32_t>(block.head) * 0x632be5abu +
-                 static_cast<uint32_t>(first_));
+    start_ =
+        MixBits(a.seed * 0x9e3779b9u + static_cast<uint32_t>(block.head) * 0x632be5abu +
+                static_cast<uint32_t>(first_));
     queries_ = MatrixOperand<kDim>(SharedAddress(memory.queries[group_]), 8 * kDim, 0);
   }
 
@@ -182,13 +178,6 @@ class Chooser {
   }
 
  private:
-  // A bijection of 32 bits (C. Wellons, "lowbias32").
-  __device__ static uint32_t Mix(uint32_t x) {
-    x = (x ^ (x >> 16)) * 0x7feb352du;
-    x = (x ^ (x >> 15)) * 0x846ca68bu;
-    return x ^ (x >> 16);
-  }
-
   // The same in all lanes, and the compiler knows it.
   __device__ static int OfWarp(int x) { return __shfl_sync(kAll, x, 0); }
 
@@ -355,7 +344,7 @@ class Chooser {
     const int key = 16 * warp_ + lane_ / 4 + 8 * (lane_ & 1);
     const float chance = fmaf(share, 1 / kScoreUnits, -l_.args.log2_tau);
     const float draw = __uint2float_rz(
-        Mix(start_ + static_cast<uint32_t>(page * kPageTokens + key) * 0x9e3779b9u));
+        MixBits(start_ + static_cast<uint32_t>(page * kPageTokens + key) * 0x9e3779b9u));
     const bool taken = (lane_ & 2) == 0 && draw < exp2f(chance + 32);
     const unsigned mask = __ballot_sync(kAll, taken);
     if (mask != 0) Take(mask, taken, key, fminf(chance, 0));

@@ -2,6 +2,7 @@
 #include "core/kernels/cuda/mma.cuh"
 #include "core/kernels/cuda/prefill_workspace.cuh"
 #include "core/kernels/cuda/tuning.h"
+#include "core/kernels/cuda/warp.cuh"
 
 // The third launch of RefinedPrefill: a block reads one tile's near keys and what it
 // chose, 64 keys at a time, which all threads gather into a ring of shared memory; two
@@ -13,13 +14,10 @@
 namespace quire::kernels::cuda {
 namespace {
 
-constexpr int kWarp = 32;
-constexpr unsigned kAll = 0xffffffffu;
 constexpr int kThreads = 256;
 constexpr int kGroupRows = 64;
 constexpr int kColumns = kPageTokens;  // of a block of keys
 constexpr int kStages = tuning::kReadStages;
-constexpr float kLog2E = 1.44269504088896f;
 
 template <int kDim>
 struct ReadMemory {
@@ -30,12 +28,6 @@ struct ReadMemory {
   int slot[kStages + 1][kColumns];    // of keys in the cache, of one head
   float bias[kStages + 1][kColumns];  // -inf: there is no key
 };
-
-__device__ float Exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-  return y;
-}
 
 // A tile's keys in blocks: near pages, then far ones, chosen or all.
 class Columns {
@@ -276,7 +268,7 @@ class Reader {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         float& s = score[4 * j + i];
-        s = Exp2(s - max_[i / 2]);
+        s = FastExp2(s - max_[i / 2]);
         sum_[i / 2] += s;
         certain_[i / 2] = fmaf(s, sure[i % 2], certain_[i / 2]);
       }
@@ -287,7 +279,7 @@ class Reader {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const float max = fmaxf(max_[h], high[h]);
-      Scale(h, Exp2(max_[h] - max));
+      Scale(h, FastExp2(max_[h] - max));
       max_[h] = max;
     }
   }

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+// What kernels that work by warps share.
+namespace quire::kernels::cuda {
+
+inline constexpr int kWarp = 32;
+inline constexpr unsigned kAll = 0xffffffffu;
+inline constexpr float kLog2E = 1.44269504088896f;
+
+// 2^x, approximately; denormal results are 0.
+__device__ inline float FastExp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+// Of two halves.
+__device__ inline __half2 Exp2(__half2 x) {
+  uint32_t y;
+  asm("ex2.approx.f16x2 %0, %1;\n" : "=r"(y) : "r"(*reinterpret_cast<uint32_t*>(&x)));
+  return *reinterpret_cast<__half2*>(&y);
+}
+
+}  // namespace quire::kernels::cuda

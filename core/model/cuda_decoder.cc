@@ -249,22 +249,24 @@ void CudaDecoder::DecodeRefined(int32_t layer, const at::Tensor& q, const Rows& 
   ThrowIfError(cuda::RefinedDecode(args, Stream()));
 }
 
-// Dense rows, and after them refined ones.
-void CudaDecoder::AttendPrompt(int32_t layer, size_t sequence, const at::Tensor& q,
-                               const Rows& rows, const CudaKvCache::Layer& kv,
-                               at::Tensor& out) const {
+// Dense rows, and after them refined ones. Returns all of the keys if it gathered them.
+at::Tensor CudaDecoder::AttendPrompt(int32_t layer, size_t sequence, const at::Tensor& q,
+                                     const Rows& rows, const CudaKvCache::Layer& kv,
+                                     at::Tensor& out) const {
   const CudaSequence& s = rows.sequences[sequence];
   const int32_t* const pages = rows.step.pages(sequence);
   const int64_t dense = s.rows.rows - s.refined_rows;
+  at::Tensor k;
   if (dense > 0) {
     kernels::SequenceRows part = s.rows;
     part.rows = dense;
     const auto gather = [&](const at::Tensor& side) {
       return GatherTokens(side, pages, part.begin + dense);
     };
-    DensePrefill(q, gather(kv.k), gather(kv.v), part, Scale(config_), out);
+    k = gather(kv.k);
+    DensePrefill(q, k, gather(kv.v), part, Scale(config_), out);
   }
-  if (s.refined_rows == 0) return;
+  if (s.refined_rows == 0) return k;
   const kernels::SequenceRows part = {s.rows.first_row + dense, s.refined_rows,
                                       s.rows.begin + static_cast<Position>(dense),
                                       s.rows.blocks};
@@ -275,6 +277,7 @@ void CudaDecoder::AttendPrompt(int32_t layer, size_t sequence, const at::Tensor&
                  .pages = pages,
                  .counts = rows.prompt_counts[static_cast<int64_t>(sequence)].data_ptr()},
                 out);
+  return {};
 }
 
 // One sequence that does not decode together with others.
@@ -282,15 +285,16 @@ void CudaDecoder::AttendAlone(int32_t layer, size_t sequence, const at::Tensor& 
                               const Rows& rows, const CudaKvCache::Layer& kv,
                               at::Tensor& out) const {
   const CudaSequence& s = rows.sequences[sequence];
+  at::Tensor k;  // of all tokens
   if (s.reading == CudaSequence::Reading::kFaithful) {
     s.faithful->Attend(layer, q, kv.k, kv.v, Scale(config_), out);
   } else {
-    AttendPrompt(layer, sequence, q, rows, kv, out);
+    k = AttendPrompt(layer, sequence, q, rows, kv, out);
   }
   for (Probe& probe : rows.probes) {
     if (probe.sequence != sequence) continue;
-    const at::Tensor k =
-        GatherTokens(kv.k, rows.step.pages(sequence), s.rows.begin + s.rows.rows);
+    const int64_t tokens = s.rows.begin + s.rows.rows;
+    if (!k.defined()) k = GatherTokens(kv.k, rows.step.pages(sequence), tokens);
     ProbeOnDevice(q, k, s.rows, probe.rows, Scale(config_), probe.attention);
   }
 }
@@ -314,10 +318,8 @@ at::Tensor CudaDecoder::Attend(int32_t layer, const at::Tensor& q, const Rows& r
   if (rows.step.near().sequences > 0) DecodeRefined(layer, q, rows, kv, out);
   for (size_t i = 0; i < rows.sequences.size(); ++i) {
     const CudaSequence::Reading reading = rows.sequences[i].reading;
-    if (reading != CudaSequence::Reading::kPrefill &&
-        reading != CudaSequence::Reading::kFaithful) {
-      continue;
-    }
+    if (reading == CudaSequence::Reading::kDenseDecode) continue;
+    if (reading == CudaSequence::Reading::kRefinedDecode) continue;
     rows.timer.Start(i, Stream());
     AttendAlone(layer, i, q, rows, kv, out);
     rows.timer.Stop(Stream());

@@ -74,29 +74,17 @@ TEST_F(CudaModesTest, FaithfulScoresAndCountsAreTheCpus) {
 TEST_F(CudaModesTest, FaithfulSequencesShareAStepWithOthers) {
   const std::vector<AttentionOptions> modes = {
       Faithful(), {.mode = AttentionMode::kDense}, Faithful()};
-  std::vector<Sequence> sequences = {{22, 500, 0}, {23, 400, 20}, {24, 450, 40}};
-  std::vector<std::vector<TokenScore>> alone, together(3);
+  const std::vector<Sequence> sequences = {{22, 500, 0}, {23, 400, 20}, {24, 450, 40}};
+  std::vector<std::vector<TokenScore>> alone;
   for (size_t i = 0; i < 3; ++i) {
     alone.push_back(ReadAll(gpu(), sequences[i], 300, modes[i]).scores);
   }
-  for (int step = 0; step < 301; ++step) {
-    StepInput input;
-    std::vector<size_t> who;
-    for (size_t i = 0; i < 3; ++i) {
-      const size_t left = sequences[i].tokens.size() - sequences[i].done;
-      if (left == 0) continue;
-      input.items.push_back(sequences[i].Item(step == 0 ? 300 : 1));
-      input.items.back().attention = modes[i];
-      who.push_back(i);
-    }
-    if (who.empty()) break;
-    const auto results = RunStep(gpu(), input);
-    for (size_t j = 0; j < who.size(); ++j) {
-      auto& scores = together[who[j]];
-      scores.insert(scores.end(), results[j].scores.begin(), results[j].scores.end());
-      sequences[who[j]].done += static_cast<Position>(input.items[j].tokens.size());
-    }
-  }
+  const auto together =
+      ScoreTogether(gpu(), sequences, [&](int step, size_t i, const Sequence& sequence) {
+        StepItem item = sequence.Item(step == 0 ? 300 : 1);
+        item.attention = modes[i];
+        return item;
+      });
   for (size_t i = 0; i < 3; ++i) {
     SCOPED_TRACE(i);
     ASSERT_EQ(together[i].size(), alone[i].size());

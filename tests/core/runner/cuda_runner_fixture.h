@@ -94,6 +94,32 @@ inline std::vector<TokenScore> ScoreAlone(ModelRunner& runner, Sequence sequence
   return scores;
 }
 
+// Scores of several sequences that share steps. item(step, i, sequence): the next rows of
+// the i-th, which has some left.
+template <typename Item>
+std::vector<std::vector<TokenScore>> ScoreTogether(ModelRunner& runner,
+                                                   std::vector<Sequence> sequences,
+                                                   Item item) {
+  std::vector<std::vector<TokenScore>> scores(sequences.size());
+  for (int step = 0;; ++step) {
+    StepInput input;
+    std::vector<size_t> who;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      if (sequences[i].done == static_cast<Position>(sequences[i].tokens.size()))
+        continue;
+      input.items.push_back(item(step, i, sequences[i]));
+      who.push_back(i);
+    }
+    if (who.empty()) return scores;
+    const auto results = RunStep(runner, input);
+    for (size_t j = 0; j < who.size(); ++j) {
+      auto& of = scores[who[j]];
+      of.insert(of.end(), results[j].scores.begin(), results[j].scores.end());
+      sequences[who[j]].done += static_cast<Position>(input.items[j].tokens.size());
+    }
+  }
+}
+
 inline void ExpectClose(const std::vector<TokenScore>& got,
                         const std::vector<TokenScore>& want,
                         double mean_difference = kMeanDifference) {

@@ -39,30 +39,16 @@ TEST_F(CudaRunnerTest, RowsOneByOneAreReadAsInChunks) {
 }
 
 TEST_F(CudaRunnerTest, WhoSharesAStepGetsWhatHeWouldGetAlone) {
-  std::vector<Sequence> sequences = {{3, 130, 0}, {4, 64, 10}, {5, 700, 20}, {6, 3, 40}};
+  const std::vector<Sequence> sequences = {
+      {3, 130, 0}, {4, 64, 10}, {5, 700, 20}, {6, 3, 40}};
   std::vector<std::vector<TokenScore>> alone;
   for (const Sequence& s : sequences) alone.push_back(ScoreAlone(gpu(), s, 50));
   // Chunks of 50 rows and single rows in one step, in turns.
-  std::vector<std::vector<TokenScore>> together(sequences.size());
-  for (int step = 0;; ++step) {
-    StepInput input;
-    std::vector<size_t> who;
-    for (size_t i = 0; i < sequences.size(); ++i) {
-      Sequence& s = sequences[i];
-      const size_t left = s.tokens.size() - s.done;
-      if (left == 0) continue;
-      const size_t wanted = (step + i) % 3 == 0 ? 1 : 50;
-      input.items.push_back(s.Item(std::min(left, wanted)));
-      who.push_back(i);
-    }
-    if (who.empty()) break;
-    const auto results = RunStep(gpu(), input);
-    for (size_t j = 0; j < who.size(); ++j) {
-      auto& scores = together[who[j]];
-      scores.insert(scores.end(), results[j].scores.begin(), results[j].scores.end());
-      sequences[who[j]].done += static_cast<Position>(input.items[j].tokens.size());
-    }
-  }
+  const auto together =
+      ScoreTogether(gpu(), sequences, [](int step, size_t i, const Sequence& sequence) {
+        const size_t left = sequence.tokens.size() - sequence.done;
+        return sequence.Item(std::min<size_t>(left, (step + i) % 3 == 0 ? 1 : 50));
+      });
   for (size_t i = 0; i < sequences.size(); ++i) {
     SCOPED_TRACE(i);
     ExpectClose(together[i], alone[i]);

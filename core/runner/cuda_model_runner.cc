@@ -89,7 +89,7 @@ absl::StatusOr<std::vector<StepResult>> CudaModelRunner::ComputeOrError(
     const c10::InferenceMode inference;
     const c10::DeviceGuard guard(decoder_->device());
     for (const BlockCopy& copy : input.copies) cache_->Copy(copy.from, copy.to);
-    return items.empty() ? std::vector<StepResult>() : Compute(items);
+    return items.empty() ? std::vector<StepResult>() : Compute(items, input.meanwhile);
   } catch (const c10::OutOfMemoryError& error) {
     return absl::ResourceExhaustedError(error.what_without_backtrace());
   } catch (const std::bad_alloc&) {
@@ -276,7 +276,8 @@ void CudaModelRunner::TakeStats(absl::Span<const CudaSequence> sequences,
   }
 }
 
-std::vector<StepResult> CudaModelRunner::Compute(Items items) {
+std::vector<StepResult> CudaModelRunner::Compute(Items items,
+                                                 const std::function<void()>& meanwhile) {
   std::vector<TokenId> tokens;
   std::vector<CudaSequence> sequences;
   std::vector<StepResult> results(items.size());
@@ -293,6 +294,7 @@ std::vector<StepResult> CudaModelRunner::Compute(Items items) {
   readout.Launch();
   for (CudaDecoder::Probe& probe : probes) probe.attention = ToHost(probe.attention);
   const Counted counted = CountedBy(result, sequences);
+  if (meanwhile) meanwhile();
   c10::cuda::getCurrentCUDAStream().synchronize();
   TakeImportance(probes, results);
   TakeStats(sequences, counted, result.indexed_pages, results);

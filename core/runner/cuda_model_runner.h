@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <vector>
@@ -12,10 +13,10 @@
 
 namespace quire {
 
-// ModelRunner over a decoder on a GPU. A step waits for the device once, at its end.
-// Beside what ModelRunner says: kDataLoss if the device is lost (a fault of a kernel, of
-// the driver or of the card): every step after it fails alike, and only a new process can
-// use the device again.
+// ModelRunner over a decoder on a GPU. A step waits for the device once, at its end,
+// after StepInput::meanwhile. Beside what ModelRunner says: kDataLoss if the device is
+// lost (a fault of a kernel, of the driver or of the card): every step after it fails
+// alike, and only a new process can use the device again.
 class CudaModelRunner final : public ModelRunner {
  public:
   CudaModelRunner(std::unique_ptr<CudaDecoder> decoder,
@@ -45,7 +46,7 @@ class CudaModelRunner final : public ModelRunner {
   absl::Status CheckAttention(const AttentionOptions& attention) const;
   absl::StatusOr<std::vector<StepResult>> ComputeOrError(const StepInput& input,
                                                          Items items);
-  std::vector<StepResult> Compute(Items items);
+  std::vector<StepResult> Compute(Items items, const std::function<void()>& meanwhile);
   std::vector<CudaDecoder::Probe> Probes(Items items,
                                          std::vector<StepResult>& results) const;
   static std::vector<Wanted> Want(Items items, CudaReadout& readout);

@@ -125,8 +125,8 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, CudaWeights weights,
     host.data_ptr<float>()[i] = static_cast<float>(frequencies[i]);
   }
   inverse_frequencies_ = host.to(device);
-  at::Tensor draws = at::empty({kernels::kDraws}, at::kShort);
-  std::copy_n(kernels::DrawTable(), kernels::kDraws, draws.data_ptr<int16_t>());
+  at::Tensor draws = at::empty({kernels::kDraws + kernels::kDrawPadding}, at::kShort);
+  std::copy_n(kernels::DrawTable(), draws.numel(), draws.data_ptr<int16_t>());
   draws_ = draws.to(device);
   GrowWorkspace(64, 1024);
 }
@@ -249,24 +249,19 @@ void CudaDecoder::DecodeRefined(int32_t layer, const at::Tensor& q, const Rows& 
   ThrowIfError(cuda::RefinedDecode(args, Stream()));
 }
 
-// Dense rows, and after them refined ones. Returns all of the keys if it gathered them.
-at::Tensor CudaDecoder::AttendPrompt(int32_t layer, size_t sequence, const at::Tensor& q,
-                                     const Rows& rows, const CudaKvCache::Layer& kv,
-                                     at::Tensor& out) const {
+// Dense rows, and after them refined ones.
+void CudaDecoder::AttendPrompt(int32_t layer, size_t sequence, const at::Tensor& q,
+                               const Rows& rows, const CudaKvCache::Layer& kv,
+                               at::Tensor& out) const {
   const CudaSequence& s = rows.sequences[sequence];
   const int32_t* const pages = rows.step.pages(sequence);
   const int64_t dense = s.rows.rows - s.refined_rows;
-  at::Tensor k;
   if (dense > 0) {
     kernels::SequenceRows part = s.rows;
     part.rows = dense;
-    const auto gather = [&](const at::Tensor& side) {
-      return GatherTokens(side, pages, part.begin + dense);
-    };
-    k = gather(kv.k);
-    DensePrefill(q, k, gather(kv.v), part, Scale(config_), out);
+    DensePrefill(q, kv.k, kv.v, pages, part, Scale(config_), out);
   }
-  if (s.refined_rows == 0) return k;
+  if (s.refined_rows == 0) return;
   const kernels::SequenceRows part = {s.rows.first_row + dense, s.refined_rows,
                                       s.rows.begin + static_cast<Position>(dense),
                                       s.rows.blocks};
@@ -277,7 +272,6 @@ at::Tensor CudaDecoder::AttendPrompt(int32_t layer, size_t sequence, const at::T
                  .pages = pages,
                  .counts = rows.prompt_counts[static_cast<int64_t>(sequence)].data_ptr()},
                 out);
-  return {};
 }
 
 // One sequence that does not decode together with others.
@@ -285,16 +279,15 @@ void CudaDecoder::AttendAlone(int32_t layer, size_t sequence, const at::Tensor& 
                               const Rows& rows, const CudaKvCache::Layer& kv,
                               at::Tensor& out) const {
   const CudaSequence& s = rows.sequences[sequence];
-  at::Tensor k;  // of all tokens
   if (s.reading == CudaSequence::Reading::kFaithful) {
     s.faithful->Attend(layer, q, kv.k, kv.v, Scale(config_), out);
   } else {
-    k = AttendPrompt(layer, sequence, q, rows, kv, out);
+    AttendPrompt(layer, sequence, q, rows, kv, out);
   }
   for (Probe& probe : rows.probes) {
     if (probe.sequence != sequence) continue;
-    const int64_t tokens = s.rows.begin + s.rows.rows;
-    if (!k.defined()) k = GatherTokens(kv.k, rows.step.pages(sequence), tokens);
+    const at::Tensor k = GatherTokens(kv.k, rows.step.pages(sequence),
+                                      s.rows.begin + s.rows.rows);  // [G, tokens, D]
     ProbeOnDevice(q, k, s.rows, probe.rows, Scale(config_), probe.attention);
   }
 }

@@ -115,9 +115,8 @@ class CudaDecoder {
                                          const at::Tensor& q,
                                          const CudaKvCache::Layer& kv,
                                          at::Tensor& out) const;
-  at::Tensor AttendPrompt(int32_t layer, size_t sequence, const at::Tensor& q,
-                          const Rows& rows, const CudaKvCache::Layer& kv,
-                          at::Tensor& out) const;
+  void AttendPrompt(int32_t layer, size_t sequence, const at::Tensor& q, const Rows& rows,
+                    const CudaKvCache::Layer& kv, at::Tensor& out) const;
   void AttendAlone(int32_t layer, size_t sequence, const at::Tensor& q, const Rows& rows,
                    const CudaKvCache::Layer& kv, at::Tensor& out) const;
   void Audit(const at::Tensor& q, const Rows& rows, const CudaKvCache::Layer& kv,

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
+#include <vector>
 
 #include "ATen/TensorOperators.h"
 #include "ATen/ops/_scaled_dot_product_cudnn_attention.h"
@@ -11,10 +13,13 @@
 #include "ATen/ops/bmm.h"
 #include "ATen/ops/empty.h"
 #include "ATen/ops/index_select.h"
+#include "ATen/ops/zeros.h"
 #include "c10/cuda/CUDAStream.h"
+#include "core/base/check.h"
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/cuda/refined_prefill.h"
 #include "core/model/cuda_check.h"
+#include "core/model/prompt_pieces.h"
 
 namespace quire {
 namespace {
@@ -22,51 +27,144 @@ namespace {
 using kernels::SequenceRows;
 using kernels::cuda::Bf16;
 
-// cuDNN is up to 1.8 times as fast as flash attention on Hopper, but makes a plan for
-// each new shape, which takes milliseconds: only for chunks that are long and whose
-// shapes come again.
-constexpr int64_t kCudnnRows = 1024;
-constexpr int64_t kCudnnMultiple = 256;
-
 // Rows of a call of RefinedPrefill, which bound its workspace.
 constexpr int64_t kRefinedRows = 8192;
 
 // Probed rows whose scores exist at a time.
 constexpr int64_t kProbeRows = 16;
 
-struct Part {
-  at::Tensor out;  // [rows, H, D]
-  at::Tensor lse;  // [H, rows] float32, natural log
-};
-
-bool SuitsCudnn(int64_t rows, int64_t keys) {
-  return rows >= kCudnnRows && rows % kCudnnMultiple == 0 && keys % kCudnnMultiple == 0;
-}
-
-// q [1, H, rows, D], k and v [1, G, keys, D].
-Part Sdpa(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool causal,
-          float scale) {
-  at::Tensor out, lse;
-  if (SuitsCudnn(q.size(2), k.size(2))) {
-    // cuDNN takes as many key heads as query heads.
-    const int64_t share = q.size(1) / k.size(1);
-    const auto expanded = [&](const at::Tensor& x) {
-      return share == 1 ? x : x.repeat_interleave(share, 1);
-    };
-    auto result = at::_scaled_dot_product_cudnn_attention(
-        q, expanded(k), expanded(v), std::nullopt, /*compute_log_sumexp=*/true, 0.0,
-        causal, false, scale);
-    out = std::get<0>(result), lse = std::get<1>(result);
-  } else {
-    auto result =
-        at::_scaled_dot_product_flash_attention(q, k, v, 0.0, causal, false, scale);
-    out = std::get<0>(result), lse = std::get<1>(result);
-  }
-  return {out[0].transpose(0, 1).contiguous(),
-          lse.reshape({q.size(1), q.size(2)}).to(at::kFloat).contiguous()};
-}
-
 Bf16* Data(const at::Tensor& t) { return static_cast<Bf16*>(t.data_ptr()); }
+
+// Rows of a chunk, at most kPromptTileRows, that are read together. Several attentions
+// over disjoint keys, merged by their sums of weights: see prompt_pieces.h.
+class DenseTile {
+ public:
+  // q, out [rows, H, D], contiguous; the first row is at position `begin`.
+  DenseTile(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+            const int32_t* pages, int64_t begin, float scale)
+      : q_(q), k_(k), v_(v), pages_(pages), begin_(begin), scale_(scale) {
+    merge_.rows = q.size(0);
+    merge_.query_heads = static_cast<int32_t>(q.size(1));
+    merge_.kv_heads = static_cast<int32_t>(k.size(1));
+    merge_.head_dim = static_cast<int32_t>(q.size(2));
+  }
+
+  void Run(at::Tensor& out) {
+    const int64_t rows = q_.size(0), padded = PaddedPromptRows(rows);
+    int64_t read = 0;
+    const std::vector<int64_t> pieces = PromptPieces(begin_, padded);
+    const at::Tensor grouped = pieces.empty() ? at::Tensor() : Grouped(padded);
+    for (const int64_t piece : pieces) {
+      const Keys keys = Gather(read, piece);
+      AddGrouped(Cudnn(grouped, keys, /*causal=*/false));
+      read += piece;
+    }
+    const Keys tail = Gather(read, begin_ + rows - read);
+    const at::Tensor q = q_.transpose(0, 1).unsqueeze(0);  // [1, H, rows, D]
+    const int64_t rest = begin_ - read;
+    if (rest > 0) Add(Flash(q, tail.Part(0, rest), /*causal=*/false));
+    const Keys own = tail.Part(rest, rows);
+    Add(padded == rows ? Cudnn(q, own.ForEachOf(share()), /*causal=*/true)
+                       : Flash(q, own, /*causal=*/true));
+    merge_.out = Data(out);
+    ThrowIfError(
+        kernels::cuda::MergeAttention(merge_, c10::cuda::getCurrentCUDAStream()));
+  }
+
+ private:
+  struct Keys {
+    at::Tensor k, v;  // [1, G, n, D]
+    Keys Part(int64_t first, int64_t count) const {
+      return {k.narrow(2, first, count), v.narrow(2, first, count)};
+    }
+    // Contiguous, a copy for each query head, as cuDNN wants it where rows are not
+    // grouped by key/value head. (Strides are part of what it makes plans for.)
+    Keys ForEachOf(int64_t share) const {
+      if (share == 1) return {k.contiguous(), v.contiguous()};
+      return {k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)};
+    }
+  };
+  struct Attended {
+    at::Tensor out;  // [heads, n, D]
+    at::Tensor lse;  // [heads, n] float32, natural log
+  };
+
+  int64_t share() const { return q_.size(1) / k_.size(1); }
+
+  // Of positions [first, first + count); `first` begins a page.
+  Keys Gather(int64_t first, int64_t count) const {
+    const int32_t* const pages = pages_ + first / kernels::cuda::kPageTokens;
+    return {GatherTokens(k_, pages, count).unsqueeze(0),
+            GatherTokens(v_, pages, count).unsqueeze(0)};
+  }
+
+  // Without a mask all query heads of a key/value head are rows of one head: nothing of
+  // the keys has to be copied for each. [1, G, padded R, D], zeros behind the rows.
+  at::Tensor Grouped(int64_t padded) const {
+    const int64_t rows = q_.size(0), heads = k_.size(1), d = q_.size(2);
+    const at::Tensor by_head = q_.view({rows, heads, share(), d}).transpose(0, 1);
+    if (padded == rows) {
+      return by_head.reshape({1, heads, rows * share(), d}).contiguous();
+    }
+    const at::Tensor all = at::zeros({heads, padded, share(), d}, q_.options());
+    all.narrow(1, 0, rows).copy_(by_head);
+    return all.view({1, heads, padded * share(), d});
+  }
+
+  Attended Cudnn(const at::Tensor& q, const Keys& keys, bool causal) const {
+    auto result = at::_scaled_dot_product_cudnn_attention(q, keys.k, keys.v, std::nullopt,
+                                                          /*compute_log_sumexp=*/true,
+                                                          0.0, causal, false, scale_);
+    return Take(q, std::get<0>(result), std::get<1>(result));
+  }
+  Attended Flash(const at::Tensor& q, const Keys& keys, bool causal) const {
+    auto result = at::_scaled_dot_product_flash_attention(q, keys.k, keys.v, 0.0, causal,
+                                                          false, scale_);
+    return Take(q, std::get<0>(result), std::get<1>(result));
+  }
+  static Attended Take(const at::Tensor& q, const at::Tensor& out,
+                       const at::Tensor& lse) {
+    return {out[0], lse.reshape({q.size(1), q.size(2)}).to(at::kFloat).contiguous()};
+  }
+
+  // Of q as it is, and of Grouped.
+  void Add(const Attended& part) {
+    const int64_t heads = q_.size(1), rows = q_.size(0), d = q_.size(2);
+    const at::Tensor out = part.out.transpose(0, 1).contiguous();  // [rows, H, D]
+    Add(out, part.lse,
+        {.out_row = heads * d,
+         .out_head = share() * d,
+         .lse_row = 1,
+         .lse_head = share() * rows,
+         .lse_share = rows});
+  }
+  void AddGrouped(const Attended& part) {
+    const int64_t rows = part.out.size(1), d = q_.size(2);  // padded, times R
+    Add(part.out.contiguous(), part.lse,
+        {.out_row = share() * d,
+         .out_head = rows * d,
+         .lse_row = share(),
+         .lse_head = rows,
+         .lse_share = 1});
+  }
+  void Add(at::Tensor out, const at::Tensor& lse, kernels::cuda::AttentionPart part) {
+    QUIRE_CHECK(merge_.count < kernels::cuda::kMaxAttentionParts);
+    part.out = Data(out);
+    part.lse = lse.const_data_ptr<float>();
+    merge_.parts[merge_.count++] = part;
+    held_.push_back(std::move(out));
+    held_.push_back(lse);
+  }
+
+  const at::Tensor q_;
+  const at::Tensor& k_;
+  const at::Tensor& v_;
+  const int32_t* const pages_;
+  const int64_t begin_;
+  const float scale_;
+  kernels::cuda::MergeArgs merge_;
+  std::vector<at::Tensor> held_;  // what merge_ points at
+};
 
 }  // namespace
 
@@ -80,22 +178,14 @@ at::Tensor GatherTokens(const at::Tensor& side, const int32_t* pages, int64_t to
 }
 
 void DensePrefill(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                  const SequenceRows& s, float scale, at::Tensor& out) {
-  const at::Tensor rows = q.narrow(0, s.first_row, s.rows).transpose(0, 1).unsqueeze(0);
-  const auto part = [&](const at::Tensor& x, int64_t first, int64_t count) {
-    return x.narrow(1, first, count).unsqueeze(0);
-  };
-  Part whole = Sdpa(rows, part(k, s.begin, s.rows), part(v, s.begin, s.rows),
-                    /*causal=*/true, scale);
-  if (s.begin > 0) {
-    const Part before =
-        Sdpa(rows, part(k, 0, s.begin), part(v, 0, s.begin), /*causal=*/false, scale);
-    ThrowIfError(kernels::cuda::MergeAttention(
-        Data(whole.out), whole.lse.data_ptr<float>(), Data(before.out),
-        before.lse.const_data_ptr<float>(), s.rows, static_cast<int32_t>(q.size(1)),
-        static_cast<int32_t>(q.size(2)), c10::cuda::getCurrentCUDAStream()));
+                  const int32_t* pages, const SequenceRows& s, float scale,
+                  at::Tensor& out) {
+  for (int64_t first = 0; first < s.rows; first += kPromptTileRows) {
+    const int64_t rows = std::min(kPromptTileRows, s.rows - first);
+    at::Tensor tile_out = out.narrow(0, s.first_row + first, rows);
+    DenseTile(q.narrow(0, s.first_row + first, rows), k, v, pages, s.begin + first, scale)
+        .Run(tile_out);
   }
-  out.narrow(0, s.first_row, s.rows).copy_(whole.out);
 }
 
 void RefinedPrompt(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

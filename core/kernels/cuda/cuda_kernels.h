@@ -98,12 +98,29 @@ cudaError_t GatherPages(const Bf16* cache, const int32_t* pages, int64_t tokens,
                         int32_t kv_heads, int32_t head_dim, Bf16* out,
                         cudaStream_t stream);
 
-// Two attentions of the same rows over disjoint keys become one over both: a, b [T, H, D]
-// with natural-log sums of weights a_lse, b_lse [H, T]. The result is in a and a_lse. A
-// part without keys has -inf, and may hold anything.
-cudaError_t MergeAttention(Bf16* a, float* a_lse, const Bf16* b, const float* b_lse,
-                           int64_t rows, int32_t heads, int32_t head_dim,
-                           cudaStream_t stream);
+// Attention of some rows over some keys: `out` and the natural log of the sum of weights,
+// `lse`. A part without keys has -inf, and may hold anything. Strides count values: of a
+// row, of a key/value head, and of a query head among the R that share one, which in
+// `out` are D apart.
+struct AttentionPart {
+  const Bf16* out = nullptr;
+  const float* lse = nullptr;
+  int64_t out_row = 0, out_head = 0;
+  int64_t lse_row = 0, lse_head = 0, lse_share = 0;
+};
+inline constexpr int kMaxAttentionParts = 24;
+struct MergeArgs {
+  AttentionPart parts[kMaxAttentionParts];  // of the same rows over disjoint keys
+  int32_t count = 0;                        // of them
+  Bf16* out = nullptr;                      // [rows, H, D]
+  int64_t rows = 0;
+  int32_t query_heads = 0;
+  int32_t kv_heads = 0;
+  int32_t head_dim = 0;
+};
+// All parts become one attention over all keys, summed in float32. One part alone keeps
+// its bits.
+cudaError_t MergeAttention(const MergeArgs& args, cudaStream_t stream);
 
 // Of each row of logits [T, V]: log of the sum of exponentials, the first of the largest
 // values' indices, and, for targets[i] >= 0, the target's logit and how many logits are

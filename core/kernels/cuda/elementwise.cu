@@ -271,29 +271,36 @@ __global__ void CopyKernel(Bf16* cache, int64_t from, int64_t to, int64_t values
 }
 
 // A warp a row of a head.
-__global__ void MergeKernel(Bf16* a, float* a_lse, const Bf16* b, const float* b_lse,
-                            int64_t rows, int32_t heads, int32_t head_dim) {
+__global__ void MergeKernel(const __grid_constant__ MergeArgs m) {
   const int64_t i =
       static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
-  if (i >= rows * heads) return;
-  const int64_t lse = i % heads * rows + i / heads;
-  const float first = a_lse[lse], second = b_lse[lse];
-  const float high = fmaxf(first, second);
-  const float empty = -INFINITY;
-  const float wa = first == empty ? 0 : expf(first - high);
-  const float wb = second == empty ? 0 : expf(second - high);
-  const float inverse = wa + wb > 0 ? 1 / (wa + wb) : 0;
-  for (int64_t c = threadIdx.x % kWarp * 8; c < head_dim; c += kWarp * 8) {
-    float x[8], y[8];
-    Widen(Load(a + i * head_dim + c), x);
-    Widen(Load(b + i * head_dim + c), y);
-    for (int j = 0; j < 8; ++j) {
-      // A part without keys may hold anything.
-      x[j] = ((wa > 0 ? wa * x[j] : 0) + (wb > 0 ? wb * y[j] : 0)) * inverse;
+  if (i >= m.rows * m.query_heads) return;
+  const int share = m.query_heads / m.kv_heads;
+  const int64_t row = i / m.query_heads;
+  const int head = static_cast<int>(i % m.query_heads);
+  const auto lse = [&](const AttentionPart& part) {
+    return part.lse[row * part.lse_row + head / share * part.lse_head +
+                    head % share * part.lse_share];
+  };
+  float high = -INFINITY;
+  for (int p = 0; p < m.count; ++p) high = fmaxf(high, lse(m.parts[p]));
+  for (int64_t c = threadIdx.x % kWarp * 8; c < m.head_dim; c += kWarp * 8) {
+    float sum = 0, values[8] = {};
+    for (int p = 0; p < m.count; ++p) {
+      const AttentionPart& part = m.parts[p];
+      const float log = lse(part);
+      if (log == -INFINITY) continue;  // it may hold anything
+      const float weight = expf(log - high);
+      float x[8];
+      Widen(Load(part.out + row * part.out_row + head / share * part.out_head +
+                 head % share * m.head_dim + c),
+            x);
+      sum += weight;
+      for (int j = 0; j < 8; ++j) values[j] += weight * x[j];
     }
-    Store(a + i * head_dim + c, Narrow(x));
+    for (int j = 0; j < 8; ++j) values[j] = sum > 0 ? values[j] / sum : 0;
+    Store(m.out + i * m.head_dim + c, Narrow(values));
   }
-  if (threadIdx.x % kWarp == 0) a_lse[lse] = wa + wb > 0 ? high + logf(wa + wb) : empty;
 }
 
 struct Best {
@@ -430,11 +437,10 @@ cudaError_t GatherPages(const Bf16* cache, const int32_t* pages, int64_t tokens,
   return cudaGetLastError();
 }
 
-cudaError_t MergeAttention(Bf16* a, float* a_lse, const Bf16* b, const float* b_lse,
-                           int64_t rows, int32_t heads, int32_t head_dim,
-                           cudaStream_t stream) {
-  MergeKernel<<<Blocks(rows * heads, kThreads / kWarp), kThreads, 0, stream>>>(
-      a, a_lse, b, b_lse, rows, heads, head_dim);
+cudaError_t MergeAttention(const MergeArgs& args, cudaStream_t stream) {
+  if (args.count < 1 || args.count > kMaxAttentionParts) return cudaErrorInvalidValue;
+  MergeKernel<<<Blocks(args.rows * args.query_heads, kThreads / kWarp), kThreads, 0,
+                stream>>>(args);
   return cudaGetLastError();
 }
 

@@ -4,8 +4,7 @@
 //   cuda_step [--models NAME,...] [--lengths N,...] [--batches N,...]
 //             [--modes dense,refined] [--columns N] [--steps N] [--profile] [--no-graphs]
 //             [--prompt N,...] [--prompt-modes dense,refined,faithful]
-//             [--prompt-columns N]
-//             [--chunk N] [--csv FILE]
+//             [--prompt-columns N] [--chunk N] [--first-use] [--csv FILE]
 //   cuda_step --linears [--models NAME,...] [--batches N,...] [--csv FILE]
 // The second form measures nothing but linear layers of so many rows, by the kernel that
 // the decoder has for few rows and by cuBLAS.
@@ -42,6 +41,7 @@ struct Arguments {
   std::vector<std::string> modes = {"dense", "refined"};
   std::vector<int64_t> prompts;
   std::vector<std::string> prompt_modes = {"dense"};
+  bool first_use = false;
   bool linears = false;
   std::string csv;
   Options options;
@@ -64,6 +64,8 @@ void Describe(const Arguments& arguments, Report& report) {
       device.name, driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10,
       kCopyLimit, arguments.options.graphs ? "CUDA graphs" : "no CUDA graphs"));
 }
+
+constexpr int64_t kShortPrompt = 512;  // for which cuDNN makes no plan
 
 // The modes of one measurement: the dense one is the others' yardstick.
 template <typename Measure>
@@ -113,8 +115,14 @@ void MeasureModel(const std::string& model, const Arguments& a, Report& report) 
   for (const int64_t length : a.prompts) {
     if (!fits(1, length)) continue;
     MeasureModes(a.prompt_modes, report, [&](AttentionMode mode) {
-      // A chunk ahead: libraries are loaded and make their plans.
-      bench.MeasureFirstToken(mode, std::min(length, a.options.chunk));
+      // Ahead, libraries are loaded, and by a whole chunk they make their plans.
+      const int64_t ahead = a.first_use ? kShortPrompt : a.options.chunk;
+      bench.MeasureFirstToken(mode, std::min(length, ahead));
+      if (a.first_use) {
+        Row first = bench.MeasureFirstToken(mode, length);
+        first.what = "first_use";
+        report.Add(first);
+      }
       return bench.MeasureFirstToken(mode, length);
     });
   }
@@ -170,6 +178,8 @@ int Main(int argc, char** argv) {
       ->check(CLI::IsMember({"dense", "refined", "faithful"}));
   app.add_option("--chunk", a.options.chunk, "Tokens of a prompt in a step")
       ->check(CLI::Range(64, 1 << 17));
+  app.add_flag("--first-use", a.first_use,
+               "Each prompt once more before, when shapes are new to the libraries");
   app.add_flag("--linears", a.linears, "Linear layers alone");
   app.add_option("--csv", a.csv, "The table goes to this file, too");
   CLI11_PARSE(app, argc, argv);

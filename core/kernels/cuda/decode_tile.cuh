@@ -61,7 +61,7 @@ class Tile {
  public:
   // queries [share, kDim]
   __device__ Tile(const __nv_bfloat16* queries, int share, float scale)
-      : lane_(threadIdx.x % kWarp), to_log2_(scale * kLog2E) {
+      : lane_(FromHere(threadIdx.x % kWarp)), to_log2_(scale * kLog2E) {
     for (int t = 0; t < kTiles; ++t) {
       const int head = 8 * t + lane_ / 4;
       for (int d = 0; d < kDim / 16; ++d) {

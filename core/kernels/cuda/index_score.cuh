@@ -114,6 +114,49 @@ __device__ inline void DotMeans(const Bf16* queries, int share,
   }
 }
 
+// A lane's units of those that a warp scores one after another: where the index has them.
+// Tables are read a warp's width at a time, so that no load of them is waited for between
+// two units.
+class UnitSlots {
+ public:
+  __device__ UnitSlots(const RefinedDecodeArgs& a, const WorkLine& line)
+      : a_(a), line_(line), unit_(line.begin + Warp() + kScoreWarps * Lane()) {
+    now_ = Load();
+  }
+  // Once, before kWarp units are taken, when those at hand have been sent for.
+  __device__ void LoadMore() { then_ = Load(); }
+
+  // Of the warp's next unit: block * G + head; -1 when there are no more.
+  __device__ int Next() {
+    const int slot = __shfl_sync(kAll, now_, taken_);
+    if (++taken_ == kWarp) {
+      taken_ = 0;
+      now_ = then_;
+      then_ = Load();
+    }
+    return slot;
+  }
+
+ private:
+  __device__ static int Warp() { return static_cast<int>(threadIdx.x) / kWarp; }
+  __device__ static int Lane() { return static_cast<int>(threadIdx.x) % kWarp; }
+
+  __device__ int Load() {
+    const int unit = unit_;
+    unit_ += kWarp * kScoreWarps;
+    if (unit >= line_.end) return -1;
+    const Segment s = line_.At(unit);
+    const int page = a_.first_far_page[s.sequence] + unit - s.begin;
+    return a_.far_pages[page] * a_.near.kv_heads + s.head;
+  }
+
+  const RefinedDecodeArgs& a_;
+  const WorkLine& line_;
+  int unit_;  // the lane's next one
+  int now_, then_;
+  int taken_ = 0;  // of now_
+};
+
 // A warp's units of the block's part of the line, fetched ahead of their use through its
 // ring of shared memory: codes and scales.
 template <int kDim>
@@ -125,19 +168,14 @@ class IndexStream {
 
   // Reads nothing but tables and the index.
   __device__ IndexStream(const RefinedDecodeArgs& a, const WorkLine& line, char* ring)
-      : a_(a),
-        line_(line),
+      : index_(a.index),
+        slots_(a, line),
         ring_(ring),
         lane_(threadIdx.x % kWarp),
-        once_(ReadOnce()),
-        unit_(OwnUnit(line, line.begin)) {
-    next_ = Next();
+        once_(ReadOnce()) {
 #pragma unroll 1
-    for (int s = 0; s < kStages; ++s) {
-      const Place place = next_;
-      next_ = Next();
-      Fetch(place, s);
-    }
+    for (int s = 0; s < kStages; ++s) Fetch(slots_.Next(), s);
+    slots_.LoadMore();
   }
 
   // The next unit's codes and scales; another unit takes its place. Codes of all tiles of
@@ -168,38 +206,14 @@ class IndexStream {
       page.scales[i] = scales[Layout::kTiles * i + Layout::Tile(lane_)];
     }
     __syncwarp();
-    Fetch(next_, stage_);
-    next_ = Next();
+    Fetch(slots_.Next(), stage_);
     stage_ = stage_ + 1 == kStages ? 0 : stage_ + 1;
   }
 
  private:
-  struct Place {
-    int block = -1;  // none
-    int head = 0;
-  };
-
-  __device__ Place Next() {
-    Place place;
-    if (unit_ >= line_.end) return place;
-    if (unit_ >= end_) {
-      const Segment s = line_.At(unit_);
-      pages_ = a_.far_pages + a_.first_far_page[s.sequence];
-      head_ = s.head;
-      begin_ = s.begin;
-      end_ = s.begin + s.pages;
-    }
-    place.block = pages_[unit_ - begin_];
-    place.head = head_;
-    unit_ += kDrawWarps;
-    return place;
-  }
-
-  __device__ void Fetch(const Place& place, int stage) {
-    if (place.block >= 0) {
-      const int64_t slot =
-          static_cast<int64_t>(place.block) * a_.near.kv_heads + place.head;
-      const uint8_t* const from = a_.index + slot * IndexPageBytes(kDim) + lane_ * 16;
+  __device__ void Fetch(int slot, int stage) {
+    if (slot >= 0) {
+      const uint8_t* const from = index_ + slot * IndexPageBytes(kDim) + lane_ * 16;
       const uint32_t to = SharedAddress(ring_) + stage * kStageBytes + lane_ * 16;
       constexpr int kRow = kWarp * 16;
 #pragma unroll
@@ -214,41 +228,39 @@ class IndexStream {
     CommitCopies();
   }
 
-  const RefinedDecodeArgs& a_;
-  const WorkLine& line_;
+  const uint8_t* const index_;
+  UnitSlots slots_;
   char* const ring_;
   const int lane_;
   const uint64_t once_;
-  int unit_;                 // to be asked for next
-  int begin_ = 0, end_ = 0;  // the head's units
-  int head_ = 0;             // of unit_ if that is before end_
-  const int32_t* pages_ = nullptr;
-  Place next_;
   int stage_ = 0;
 };
 
-// A lane's part of the softmax's sums, of its pair of heads.
+// A lane's part of the softmax's sums, of its pair of heads. Terms that a half cannot
+// hold beside the largest so far count nothing.
 struct LaneSums {
   __half2 max = __half2half2(__ushort_as_half(0xfc00));  // -infinity
   float sum[2] = {};
 
   template <int kScores>
   __device__ void Add(const __half2 (&score)[kScores]) {
-    __half2 high = score[0];
+    __half2 top = max;
 #pragma unroll
-    for (int i = 1; i < kScores; ++i) high = __hmax2(high, score[i]);
-    __half2 of_page = Exp2(__hsub2(score[0], high));
+    for (int i = 0; i < kScores; ++i) top = __hmax2(top, score[i]);
+    if (__any_sync(kAll, Bits(top) != Bits(max))) {
+      const float2 factor = __half22float2(Exp2(__hsub2(max, top)));
+      sum[0] *= factor.x;
+      sum[1] *= factor.y;
+      max = top;
+    }
+    __half2 of_page = Exp2(__hsub2(score[0], top));
 #pragma unroll
     for (int i = 1; i < kScores; ++i) {
-      of_page = __hadd2(of_page, Exp2(__hsub2(score[i], high)));
+      of_page = __hadd2(of_page, Exp2(__hsub2(score[i], top)));
     }
-    const __half2 top = __hmax2(max, high);
-    const float2 old = __half22float2(Exp2(__hsub2(max, top)));
-    const float2 here = __half22float2(Exp2(__hsub2(high, top)));
     const float2 more = __half22float2(of_page);
-    sum[0] = sum[0] * old.x + more.x * here.x;
-    sum[1] = sum[1] * old.y + more.y * here.y;
-    max = top;
+    sum[0] += more.x;
+    sum[1] += more.y;
   }
 };
 
@@ -256,14 +268,52 @@ struct LaneSums {
 template <int kDim, int kRow>
 class Scorer {
  public:
-  __device__ Scorer(const RefinedDecodeArgs& a, const Segment& s)
+  // Reads nothing but tables and the index.
+  __device__ Scorer(const RefinedDecodeArgs& a, const WorkLine& line, const Segment& s)
       : a_(a),
         s_(s),
         lane_(threadIdx.x % kWarp),
-        queries_(Queries(a, s)),
         pages_(a.far_pages + a.first_far_page[s.sequence]),
-        to_log2_(a.near.scale * kLog2E) {
-    const IndexQuery<kDim, kRow> query(queries_, Share(a));
+        queries_(Queries(a, s)),
+        to_log2_(a.near.scale * kLog2E),
+        unit_(OwnUnit(line, s.begin + s.first)),
+        mean_slot_(MeanSlot(unit_)) {}
+
+  __device__ void Run(IndexStream<kDim>& stream, const ScoreStore<kRow>& store,
+                      LaneSums& sums) {
+    SetQueries();
+    const int last = s_.begin + s_.last;
+    float means[4];
+    int row = 0;  // of the tile of means
+#pragma unroll 1
+    for (; unit_ < last; unit_ += kScoreWarps) {
+      if (row == 0) {
+        LoadMeans(means);
+        mean_slot_ = MeanSlot(unit_ + kMeanRows * kScoreWarps);
+      }
+      Page page;
+      stream.Take(page);
+      __half2 score[kScores];
+      Score(page, row, means, score);
+      sums.Add(score);
+      const int local = unit_ - store.begin;
+      if (local < ScoreStore<kRow>::kSharedPages) {
+        Keep(score, store.shared + local * Layout::kPage);
+      } else {
+        Keep(score, store.global + static_cast<int64_t>(local) * Layout::kPage);
+      }
+      row = (row + 1) & (kMeanRows - 1);
+    }
+  }
+
+ private:
+  using Layout = ScoreLayout<kRow>;
+  using Page = typename IndexStream<kDim>::template Page<kRow>;
+  static constexpr int kMeanRows = 16;
+  static constexpr int kScores = 2 * Layout::kPairs;
+
+  __device__ void SetQueries() {
+    const IndexQuery<kDim, kRow> query(queries_, Share(a_));
     for (int h = 0; h < 2; ++h) {
       const int from = (2 * Layout::Pair(lane_) + h) * 4;
       start_[h] = 16 * __shfl_sync(kAll, query.start, from);
@@ -281,46 +331,35 @@ class Scorer {
     }
   }
 
-  __device__ void Run(const WorkLine& line, IndexStream<kDim>& stream,
-                      const ScoreStore<kRow>& store, LaneSums& sums) const {
-    const int last = s_.begin + s_.last;
-    float means[4];
-    int row = 0;  // of the tile of means
-#pragma unroll 1
-    for (int unit = OwnUnit(line, s_.begin + s_.first); unit < last; unit += kDrawWarps) {
-      if (row == 0) LoadMeans(unit, last, means);
-      Page page;
-      stream.Take(page);
-      __half2 score[kScores];
-      Score(page, row, means, score);
-      sums.Add(score);
-      uint2* const to = reinterpret_cast<uint2*>(store.Of(unit)) + lane_ * Layout::kPairs;
+  __device__ void Keep(const __half2 (&score)[kScores], __half2* page) const {
+    uint2* const to = reinterpret_cast<uint2*>(page) + lane_ * Layout::kPairs;
 #pragma unroll
-      for (int i = 0; i < Layout::kPairs; ++i) {
-        to[i] = {Bits(score[2 * i]), Bits(score[2 * i + 1])};
-      }
-      row = (row + 1) & (kMeanRows - 1);
+    for (int i = 0; i < Layout::kPairs; ++i) {
+      to[i] = {Bits(score[2 * i]), Bits(score[2 * i + 1])};
     }
   }
 
- private:
-  using Layout = ScoreLayout<kRow>;
-  using Page = typename IndexStream<kDim>::template Page<kRow>;
-  static constexpr int kMeanRows = 16;
-  static constexpr int kScores = 2 * Layout::kPairs;
+  // Where the index has the lane's of the warp's kMeanRows units from `unit` on, whose
+  // mean is sent for; -1: there is none.
+  __device__ int MeanSlot(int unit) const {
+    const int its = unit + lane_ % kMeanRows * kScoreWarps;
+    if (its >= s_.begin + s_.last) return -1;
+    const int slot = pages_[its - s_.begin] * a_.near.kv_heads + s_.head;
+    const uint8_t* const half = Mean(slot) + lane_ / kMeanRows * kDim;
+    asm volatile("prefetch.global.L2 [%0];\n" ::"l"(half));
+    return slot;
+  }
+  __device__ const uint8_t* Mean(int slot) const {
+    return a_.index + slot * IndexPageBytes(kDim) + IndexStream<kDim>::kStageBytes;
+  }
 
-  // Of the warp's next units; in log2.
-  __device__ void LoadMeans(int unit, int last, float (&means)[4]) const {
+  // Of kMeanRows units; in log2.
+  __device__ void LoadMeans(float (&means)[4]) const {
     const uint8_t* rows[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int its = unit + (lane_ / 4 + 8 * i) * kDrawWarps;
-      rows[i] = nullptr;
-      if (its < last) {
-        const int64_t slot =
-            static_cast<int64_t>(pages_[its - s_.begin]) * a_.near.kv_heads + s_.head;
-        rows[i] = a_.index + slot * IndexPageBytes(kDim) + IndexStream<kDim>::kStageBytes;
-      }
+      const int slot = __shfl_sync(kAll, mean_slot_, lane_ / 4 + 8 * i);
+      rows[i] = slot < 0 ? nullptr : Mean(slot);
     }
     DotMeans<kDim>(queries_, Share(a_), rows, means);
 #pragma unroll
@@ -364,22 +403,23 @@ class Scorer {
   const RefinedDecodeArgs& a_;
   const Segment& s_;
   const int lane_;
-  const Bf16* const queries_;
   const int32_t* const pages_;
+  const Bf16* const queries_;
   const float to_log2_;
+  int unit_;
+  int mean_slot_;
   uint32_t low_[Layout::kTiles][kDim / 32], high_[Layout::kTiles][kDim / 32];
   int start_[2];  // 16 times the query's
   float step_[2];
 };
 
-// The lanes' and warps' sums become the block's, [R], which is one part more of what the
-// head waits for. `turn` differs from call to call.
+// The lanes' and warps' sums become the block's, whose logs go to logs [R]. `turn`
+// differs from call to call.
 template <int kRow>
-__device__ void DeliverSums(const LaneSums& sums, int share, int turn, Part* parts,
-                            int* scored) {
+__device__ void DeliverSums(const LaneSums& sums, int share, int turn, uint32_t* logs) {
   constexpr int kPairs = ScoreLayout<kRow>::kPairs;
-  static_assert(kDrawWarps % 4 == 0);
-  __shared__ Part warps[2][kDrawWarps][8];  // heads past kRow are nobody's
+  static_assert(kScoreWarps % 4 == 0);
+  __shared__ Part warps[2][kScoreWarps][8];  // heads past kRow are nobody's
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const float2 max = __half22float2(sums.max);
@@ -395,27 +435,25 @@ __device__ void DeliverSums(const LaneSums& sums, int share, int turn, Part* par
     }
     if (lane < kPairs) warps[turn % 2][warp][2 * lane + h] = {high, sum, 0};
   }
-  SyncDrawWarps();
+  SyncScoreWarps();
   if (warp != 0) return;
   // A lane has a quarter of the warps; the other buffer is written meanwhile.
-  Part quarter[kDrawWarps / 4];
+  Part quarter[kScoreWarps / 4];
   float high = -INFINITY, sum = 0;
 #pragma unroll
-  for (int w = 0; w < kDrawWarps / 4; ++w) {
-    quarter[w] = warps[turn % 2][lane % 4 * (kDrawWarps / 4) + w][lane / 4];
+  for (int w = 0; w < kScoreWarps / 4; ++w) {
+    quarter[w] = warps[turn % 2][lane % 4 * (kScoreWarps / 4) + w][lane / 4];
     high = fmaxf(high, quarter[w].max);
   }
   for (int step = 1; step < 4; step *= 2) {
     high = fmaxf(high, __shfl_xor_sync(kAll, high, step));
   }
 #pragma unroll
-  for (int w = 0; w < kDrawWarps / 4; ++w) {
+  for (int w = 0; w < kScoreWarps / 4; ++w) {
     if (quarter[w].sum > 0) sum += quarter[w].sum * FastExp2(quarter[w].max - high);
   }
   for (int step = 1; step < 4; step *= 2) sum += __shfl_xor_sync(kAll, sum, step);
-  if (lane % 4 == 0 && lane / 4 < share) parts[lane / 4] = {high, sum, 0};
-  __syncwarp();
-  if (lane == 0) ArriveAt(scored);
+  if (lane % 4 == 0 && lane / 4 < share) SendLog(logs + lane / 4, high, sum);
 }
 
 }  // namespace quire::kernels::cuda

@@ -34,10 +34,12 @@ cudaError_t IndexPages(const Bf16* k, const int32_t* blocks, int64_t count,
 // still runs, so that one must not write them. Blocks wait for each other: a device runs
 // one such launch at a time (launches that overlap by their order in a stream do no
 // harm).
-// Shared memory of a block: 203 KB at 128 channels, 209 KB at 64; 512 threads. Choice and
+// Shared memory of a block: 227 KB at 128 channels, 209 KB at 64; 512 threads. Choice and
 // weights are those of core/kernels/refined.h, where their sources are named; parts of
 // rows and their merge as in DenseDecode.
 inline constexpr int32_t kMaxRefinedDecodeShare = 8;
+// Draws that stand behind the table's end once more.
+inline constexpr int32_t kRefinedDrawPadding = 64;
 struct RefinedDecodeArgs {
   // What every row reads for certain: tables of its first page and its window, lengths of
   // the keys in them. `out`, `rows`, sizes and `scale` are those of the whole;
@@ -47,7 +49,7 @@ struct RefinedDecodeArgs {
   const int32_t* first_far_page = nullptr;  // [sequences + 1] far pages of those before
   const int32_t* far_pages = nullptr;       // [first_far_page[sequences]] block ids
   const int32_t* draw_starts = nullptr;     // [sequences, G], see DrawStart
-  const int16_t* draws = nullptr;           // DrawTable
+  const int16_t* draws = nullptr;           // DrawTable with kRefinedDrawPadding
   const float* log2_tau = nullptr;          // [sequences] 2 log2(eps)
   int64_t far_page_count = 0;               // first_far_page[sequences]
   void* workspace = nullptr;  // RefinedWorkspaceBytes, zeroed once when made

@@ -20,30 +20,31 @@
 namespace quire::kernels::cuda {
 namespace {
 
-// A block's shared memory. Rings of the warps that draw are used for the index, then for
-// keys, and then hold results; where lists of what was drawn are, what is read for
-// certain was.
+// A block's shared memory. The rings of the index are later the stages of what was drawn,
+// and then hold results; where lists of what was drawn are, what is read for certain was.
 template <int kDim, int kRow>
 struct Memory {
   using Certain = WarpResults<kDim, kRow, kCertainWarps>;
-  using Drawn = WarpResults<kDim, kRow, kDrawWarps>;
+  using Drawn = WarpResults<kDim, kRow, kRefinedWarps>;
   static constexpr int kRing = IndexStream<kDim>::kBytes;
-  static_assert(kRing >= DrawReader<kDim, kRow>::kRingBytes && kRing % 128 == 0);
-  static constexpr int kRings = kDrawWarps * kRing;
+  static constexpr int kStage = DrawReader<kDim, kRow>::kStageBytes;
+  static_assert(kRing % 128 == 0 && kStage % 128 == 0);
+  static constexpr int kRings = std::max(kScoreWarps * kRing, kRefinedWarps* kStage);
   static_assert(kRings >= static_cast<int>(sizeof(Drawn)));
   static constexpr int kScores = ScoreStore<kRow>::kSharedBytes;
   static constexpr int kCertain = 32768;
   static_assert(kCertain >= kCertainWarps * Ring<kDim>::kStageBytes);
   static_assert(kCertain >= static_cast<int>(sizeof(Certain)));
-  static_assert(kCertain >= kDrawWarps * static_cast<int>(sizeof(DrawnList)));
+  static_assert(kCertain >= static_cast<int>(sizeof(DrawnLists)));
   static constexpr int kBytes = kRings + kScores + kCertain;
 
   char* base;
   __device__ char* RingOf(int warp) const { return base + warp * kRing; }
+  __device__ char* StageOf(int warp) const { return base + warp * kStage; }
   __device__ char* Scores() const { return base + kRings; }
   __device__ char* CertainMemory() const { return base + kRings + kScores; }
-  __device__ DrawnList& ListOf(int warp) const {
-    return reinterpret_cast<DrawnList*>(CertainMemory())[warp];
+  __device__ DrawnLists& Lists() const {
+    return *reinterpret_cast<DrawnLists*>(CertainMemory());
   }
 };
 
@@ -60,12 +61,17 @@ struct Lines {
   }
 };
 
+__device__ void BeginAfterTheOneBefore() {
+  WaitForTheOneBefore();
+  LetTheNextBegin();
+}
+
 // The block's part of what is read for certain, by the last warps.
 template <int kDim, int kRow>
 __device__ void ReadNear(const RefinedDecodeArgs& a, const WorkLine& line,
                          const RefinedWorkspace& work, char* memory) {
   const int share = Share(a);
-  const int thread = static_cast<int>(threadIdx.x) - kDrawWarps * kWarp;
+  const int thread = static_cast<int>(threadIdx.x) - kScoreWarps * kWarp;
   const int warp = thread / kWarp;
   for (int unit = line.begin; unit < line.end;) {
     const Segment segment = line.At(unit);
@@ -76,10 +82,13 @@ __device__ void ReadNear(const RefinedDecodeArgs& a, const WorkLine& line,
     auto& results = *reinterpret_cast<typename Memory<kDim, kRow>::Certain*>(memory);
     results.Put(warp, acc);
     SyncCertainWarps();
+    const int64_t slot = line.Slot(segment) * share;
     results.Deliver(thread, kCertainWarps * kWarp, SyncCertainWarps, share, work.near,
-                    line.Slot(segment) * share);
+                    slot);
     SyncCertainWarps();  // before the results become something else
-    if (thread == 0) ArriveAt(work.scored + segment.index);
+    if (thread < share) {
+      SendLogOf(work.near_logs + slot + thread, work.near.parts[slot + thread]);
+    }
     unit += segment.last - segment.first;
   }
 }
@@ -91,41 +100,76 @@ __device__ void ScoreFar(const RefinedDecodeArgs& a, const WorkLine& line,
   int turn = 0;
   for (int unit = line.begin; unit < line.end; ++turn) {
     const Segment segment = line.At(unit);
+    Scorer<kDim, kRow> scorer(a, line, segment);
+    if (turn == 0) BeginAfterTheOneBefore();
     LaneSums sums;
-    Scorer<kDim, kRow>(a, segment).Run(line, stream, store, sums);
-    DeliverSums<kRow>(sums, Share(a), turn, work.far_sums + line.Slot(segment) * Share(a),
-                      work.scored + segment.index);
+    scorer.Run(stream, store, sums);
+    DeliverSums<kRow>(sums, Share(a), turn,
+                      work.far_logs + line.Slot(segment) * Share(a));
     unit += segment.last - segment.first;
   }
+  if (turn == 0) BeginAfterTheOneBefore();
 }
+
+// Where a head's parts are, near and far.
+struct HeadParts {
+  int64_t far_slot, near_slot;  // the first ones, times R
+  int far, near;                // how many
+  int share;                    // R
+
+  __device__ HeadParts(const Segment& s, const Lines& lines, int share) : share(share) {
+    const Segment n = lines.near.Head(s.sequence, s.head);
+    far = lines.far.Parts(s);
+    near = lines.near.Parts(n);
+    far_slot = lines.far.FirstSlot(s) * share;
+    near_slot = lines.near.FirstSlot(n) * share;
+  }
+  __device__ int count() const { return far + near; }
+  // Of part p: far ones come first.
+  template <typename T>
+  __device__ T* Of(int p, int head, T* of_far, T* of_near) const {
+    return p < far ? of_far + far_slot + p * share + head
+                   : of_near + near_slot + (p - far) * share + head;
+  }
+};
+
+// A segment that the block draws from and reads.
+struct Turn {
+  Segment segment;
+  HeadParts parts;
+
+  __device__ Turn(const Lines& lines, int unit, int share)
+      : segment(lines.far.At(unit)), parts(segment, lines, share) {}
+};
+// This one and the next.
+struct Turns {
+  static constexpr int kBytes = static_cast<int>(sizeof(Turn));
+  alignas(Turn) char memory[2][kBytes];
+
+  __device__ Turn& At(int number) { return reinterpret_cast<Turn&>(memory[number % 2]); }
+  __device__ void Put(int number, const Lines& lines, int unit, int share) {
+    if (unit < lines.far.end) At(number) = Turn(lines, unit, share);
+  }
+};
 
 // log2 of the softmax's sum over what is near and, by the index, far, when all of it is
 // there. Heads from R on have none: they ask for no key.
 template <int kRow>
-__device__ void SumUp(const RefinedDecodeArgs& a, const Segment& s, const Lines& lines,
-                      const RefinedWorkspace& work, __half* log_sums) {
-  const int share = Share(a), lane = static_cast<int>(threadIdx.x) % kWarp;
+__device__ void SumUp(const HeadParts& parts, const RefinedWorkspace& work,
+                      __half* log_sums) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int head = static_cast<int>(threadIdx.x) / kWarp;
-  if (head < share) {
-    const Segment near = lines.near.Head(s.sequence, s.head);
-    const int far_parts = lines.far.Parts(s);
-    const int parts = far_parts + lines.near.Parts(near);
-    const Part* const far_sums = work.far_sums + lines.far.FirstSlot(s) * share + head;
-    const Part* const near_sums =
-        work.near.parts + lines.near.FirstSlot(near) * share + head;
-    while (ArrivedAt(work.scored + s.index) < parts) {
-    }
+  if (head < parts.share) {
     Part whole;
-    for (int p = lane; p < parts; p += kWarp) {
-      whole = Join(whole, p < far_parts ? far_sums[p * share]
-                                        : near_sums[(p - far_parts) * share]);
+    for (int p = lane; p < parts.count(); p += kWarp) {
+      const uint32_t* const log = parts.Of(p, head, work.far_logs, work.near_logs);
+      whole = Join(whole, {AwaitLog(log), 1, 0});
     }
     whole = JoinLanes(whole);
     if (lane == 0) log_sums[head] = __float2half(whole.max + log2f(whole.sum));
   } else if (head < kRow && lane == 0) {
     log_sums[head] = __float2half(INFINITY);
   }
-  __syncthreads();
 }
 
 __device__ void AddFixed(unsigned long long* to, float x) {
@@ -134,25 +178,25 @@ __device__ void AddFixed(unsigned long long* to, float x) {
 
 // Whoever brings the last part of a head merges near and far.
 template <int kDim>
-__device__ void Finish(const RefinedDecodeArgs& a, const Segment& s, const Lines& lines,
-                       const RefinedWorkspace& work, char* shared) {
-  const int share = Share(a);
-  const Segment n = lines.near.Head(s.sequence, s.head);
-  const int near = lines.near.Parts(n), parts = near + lines.far.Parts(s);
-  const int64_t near_slot = lines.near.FirstSlot(n) * share;
-  const int64_t far_slot = (lines.far.FirstSlot(s) - near) * share;
-  const Part* const near_parts = work.near.parts + near_slot;
-  const Part* const far_parts = work.drawn.parts + far_slot;
+__device__ void Finish(const RefinedDecodeArgs& a, const Segment& s,
+                       const HeadParts& parts, const RefinedWorkspace& work,
+                       char* shared) {
+  const int share = parts.share;
   const MergeMemory merged = JoinParts(
-      [&](int p, int r) { return (p < near ? near_parts : far_parts)[p * share + r]; },
-      parts, share, shared);
-  if (threadIdx.x == 0) work.scored[s.index] = 0;  // nobody waits for it any more
+      [&](int p, int r) { return *parts.Of(p, r, work.drawn.parts, work.near.parts); },
+      parts.count(), share, shared);
+  // Nobody waits for them any more.
+  for (int i = static_cast<int>(threadIdx.x); i < parts.count() * share;
+       i += kRefinedThreads) {
+    *parts.Of(i / share, i % share, work.far_logs, work.near_logs) = 0;
+  }
   const int64_t out = Queries(a, s) - a.near.q;
   for (int i = static_cast<int>(threadIdx.x); i < share * kDim; i += kRefinedThreads) {
-    const float* const near_values = work.near.values + near_slot * kDim + i;
-    const float* const far_values = work.drawn.values + far_slot * kDim + i;
-    const float value = SumValues(merged, parts, share, i / kDim, [&](int p) {
-      return (p < near ? near_values : far_values)[p * share * kDim];
+    const float* const far = work.drawn.values + parts.far_slot * kDim + i;
+    const float* const near =
+        work.near.values + (parts.near_slot - parts.far * share) * kDim + i;
+    const float value = SumValues(merged, parts.count(), share, i / kDim, [&](int p) {
+      return (p < parts.far ? far : near)[p * share * kDim];
     });
     const Part whole = merged.whole[i / kDim];
     a.near.out[out + i] = __float2bfloat16(value / whole.sum);
@@ -166,35 +210,39 @@ __device__ void Finish(const RefinedDecodeArgs& a, const Segment& s, const Lines
 template <int kDim, int kRow>
 __device__ void ReadFar(const RefinedDecodeArgs& a, const Lines& lines,
                         const RefinedWorkspace& work, const ScoreStore<kRow>& store,
-                        const Memory<kDim, kRow>& memory) {
+                        const Memory<kDim, kRow>& memory, Turns& turns) {
   __shared__ __half2 log_sums[kRow / 2];
   const int share = Share(a), warp = static_cast<int>(threadIdx.x) / kWarp;
-  for (int unit = lines.far.begin; unit < lines.far.end;) {
-    const Segment segment = lines.far.At(unit);
-    SumUp<kRow>(a, segment, lines, work, reinterpret_cast<__half*>(log_sums));
+  for (int unit = lines.far.begin, n = 0; unit < lines.far.end; ++n) {
+    const Segment& segment = turns.At(n).segment;
+    const HeadParts& parts = turns.At(n).parts;
+    unit += segment.last - segment.first;
+    DrawReader<kDim, kRow> reader(a, segment, store, memory.StageOf(warp),
+                                  memory.Lists());
     Accumulator<kDim, 1> acc;
-    int read = 0;
-    if (warp < kDrawWarps) {
-      DrawReader<kDim, kRow> reader(a, segment, store, memory.RingOf(warp),
-                                    memory.ListOf(warp));
-      read = reader.Run(OwnUnit(lines.far, unit), log_sums, acc);
-    }
-    __syncthreads();  // before the rings become results
+    const int read = reader.Run(
+        [&] {
+          SumUp<kRow>(parts, work, reinterpret_cast<__half*>(log_sums));
+          if (threadIdx.x == kRefinedThreads - 1) turns.Put(n + 1, lines, unit, share);
+          __syncthreads();
+          return log_sums;
+        },
+        acc);
+    __syncthreads();  // before the stages become results
     auto& results = *reinterpret_cast<typename Memory<kDim, kRow>::Drawn*>(memory.base);
-    if (warp < kDrawWarps) results.Put(warp, acc);
+    results.Put(warp, acc);
     __syncthreads();
     results.Deliver(
         static_cast<int>(threadIdx.x), kRefinedThreads, [] { __syncthreads(); }, share,
         work.drawn, lines.far.Slot(segment) * share);
-    if (BroughtTheLast(work.arrived + segment.index, lines.far.Parts(segment))) {
-      Finish<kDim>(a, segment, lines, work, memory.base);
+    if (BroughtTheLast(work.arrived + segment.index, parts.far)) {
+      Finish<kDim>(a, segment, parts, work, memory.base);
     }
-    if (threadIdx.x % kWarp == 0 && read > 0) {
+    if (threadIdx.x == 0 && read > 0) {
       atomicAdd(&a.counts[segment.sequence].columns,
                 static_cast<unsigned long long>(read) * share);
     }
-    __syncthreads();  // before the results become rings
-    unit += segment.last - segment.first;
+    __syncthreads();  // before the results become stages
   }
 }
 
@@ -202,6 +250,7 @@ template <int kDim, int kRow>
 __global__ void __launch_bounds__(kRefinedThreads, 1)
     RefinedKernel(RefinedDecodeArgs a, RefinedWorkspace work) {
   extern __shared__ __align__(128) char shared[];
+  __shared__ Turns turns;
   const Memory<kDim, kRow> memory = {shared};
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const Lines lines(a);
@@ -210,19 +259,19 @@ __global__ void __launch_bounds__(kRefinedThreads, 1)
       work.scores + static_cast<int64_t>(lines.far.begin - lines.far.unused) *
                         ScoreStore<kRow>::kPage,
       lines.far.begin};
-  if (warp < kDrawWarps) {
+  if (warp < kScoreWarps) {
     IndexStream<kDim> stream(a, lines.far, memory.RingOf(warp));
-    WaitForTheOneBefore();
-    LetTheNextBegin();
     ScoreFar<kDim, kRow>(a, lines.far, work, store, stream);
     WaitForCopies<0>();
   } else {
-    WaitForTheOneBefore();
-    LetTheNextBegin();
+    BeginAfterTheOneBefore();
     ReadNear<kDim, kRow>(a, lines.near, work, memory.CertainMemory());
+    if (threadIdx.x == kRefinedThreads - 1) {
+      turns.Put(0, lines, lines.far.begin, Share(a));
+    }
   }
   __syncthreads();  // before rings and lists are used
-  ReadFar<kDim, kRow>(a, lines, work, store, memory);
+  ReadFar<kDim, kRow>(a, lines, work, store, memory, turns);
 }
 
 template <int kDim, int kRow>

@@ -2,15 +2,16 @@
 
 #include "core/kernels/cuda/refined_workspace.cuh"
 
-// RefinedDecode's second half: keys are drawn by their scores and read exactly, a warp
-// for itself.
+// RefinedDecode's second half: keys are drawn by their scores, and what a block's warps
+// drew is read exactly, by all of them.
 namespace quire::kernels::cuda {
 
-// What a warp drew and has not read yet.
-struct DrawnList {
+// What the block's warps drew and have not read yet.
+struct DrawnLists {
   static constexpr int kSize = 320;
-  int slot[kSize];     // of the key in the cache, of one head
-  __half bias[kSize];  // log2 of one over its probability
+  int slot[kRefinedWarps][kSize];     // of the key in the cache, of one head
+  __half bias[kRefinedWarps][kSize];  // log2 of one over its probability
+  int count[kRefinedWarps];
 };
 
 // A key or value towards the L2, in lines.
@@ -22,44 +23,54 @@ __device__ inline void PrefetchRow(const Bf16* row) {
   }
 }
 
-// Draws from a warp's units of a segment and reads what it drew. kRow: heads of a
+// Draws from the block's units of a segment and reads what was drawn; every thread of the
+// block calls it. A warp draws from every kRefinedWarps-th unit. kRow: heads of a
 // ScoreStore.
 template <int kDim, int kRow>
 class DrawReader {
  public:
-  static constexpr int kStages = tuning::DrawnStages(kDim);
-  static constexpr int kRingBytes = kStages * Ring<kDim>::kStageBytes;
+  static constexpr int kStageBytes = Ring<kDim>::kStageBytes;  // of a warp
 
   __device__ DrawReader(const RefinedDecodeArgs& a, const Segment& s,
-                        const ScoreStore<kRow>& store, char* ring, DrawnList& list)
+                        const ScoreStore<kRow>& store, char* stage, DrawnLists& lists)
       : a_(a),
         s_(s),
         store_(store),
-        ring_(SharedAddress(ring)),
-        list_(list),
+        stage_(SharedAddress(stage)),
+        lists_(lists),
+        warp_(threadIdx.x / kWarp),
         lane_(threadIdx.x % kWarp),
+        unit_(s.begin + s.first + warp_),
         last_(s.begin + s.last),
-        pages_(a.far_pages + a.first_far_page[s.sequence] - s.begin),
-        start_(a.draw_starts[s.index]),
+        start_(static_cast<uint32_t>(a.draw_starts[s.index])),
         to_chance_(-a.log2_tau[s.sequence]) {}
 
-  // unit: the warp's first of the segment. log_sums [kRow / 2]: log2 of the whole
-  // softmax's sums. Returns how many keys it read.
-  __device__ int Run(int unit, const __half2* log_sums, Accumulator<kDim, 1>& acc) {
-#pragma unroll
-    for (int i = 0; i < Layout::kPairs; ++i) log_sums_[i] = log_sums[i];
+  // sum_up(): gives log2 of the whole softmax's sums, [kRow / 2]; it is called once, when
+  // all has been asked for that the first draws need beside them. Returns how many keys
+  // the block read.
+  template <typename SumUp>
+  __device__ int Run(SumUp sum_up, Accumulator<kDim, 1>& acc) {
     int read = 0;
-#pragma unroll 1
-    while (unit < last_) {
-      drawn_ = 0;
-#pragma unroll 1
-      while (unit < last_ && drawn_ <= DrawnList::kSize - kTogether * kPageTokens) {
-        DrawFrom(unit);
-        unit += kTogether * kDrawWarps;
-      }
-      __syncwarp();
-      ReadDrawn(acc);
-      read += drawn_;
+    bool summed = false;
+    for (bool more = true; more;) {
+      int drawn = 0;
+      do {
+        if (!__any_sync(kAll, wanted_ != 0)) {
+          Load();
+          if (!summed) {
+            const __half2* const log_sums = sum_up();
+#pragma unroll
+            for (int i = 0; i < Layout::kPairs; ++i) log_sums_[i] = log_sums[i];
+            summed = true;
+          }
+          Draw();
+        }
+        more = ListDrawn(drawn) || unit_ < last_;
+      } while (more && drawn <= kMostDrawn);
+      if (lane_ == 0) lists_.count[warp_] = drawn;
+      more = __syncthreads_or(more);
+      read += ReadDrawn(acc);
+      if (more) __syncthreads();  // before the lists are written again
     }
     return read;
   }
@@ -68,137 +79,211 @@ class DrawReader {
   using Layout = ScoreLayout<kRow>;
   // Pages whose scores and draws are asked for together.
   static constexpr int kTogether = tuning::PagesTogether(kRow);
-  static_assert(DrawnList::kSize >= kTogether * kPageTokens);
+  static constexpr int kMostDrawn = DrawnLists::kSize - kWarp;  // there is room for more
 
-  // Of a page: the lane's two keys, of which Key says where they are, with all heads.
-  struct Page {
-    uint2 heads[Layout::kPairs];  // of two keys, two heads
-    short2 draw;
-    int block;
-  };
+  // Of a page, the lane's two keys, of which Key says where they are, with all heads.
   // Lanes that have the same keys' scores of different heads divide these keys: lane l
   // takes those of the Pair(l)-th of their tiles.
+  struct Page {
+    uint2 heads[Layout::kPairs];  // of two keys, two heads
+    int draw[2];
+  };
   __device__ int Key(int i) const {
     const int tile = Layout::kTiles * Layout::Pair(lane_) + Layout::Tile(lane_);
     return tile * 16 + 8 * i + lane_ / 4;
   }
+  // Of a page's scores, which begin at `page`, the lane's: kPairs, so many apart.
+  __device__ const uint2* Scores(const __half2* page) const {
+    const int pair = Layout::Pair(lane_);
+    return reinterpret_cast<const uint2*>(page) + (lane_ - pair) * Layout::kPairs + pair;
+  }
 
-  __device__ void DrawFrom(int unit) {
-    Page pages[kTogether];
-#pragma unroll
-    for (int i = 0; i < kTogether; ++i) Load(unit + i * kDrawWarps, pages[i]);
+  // The pages from unit_ on come to hand; where there is none, nothing will be drawn.
+  __device__ void Load() {
+    constexpr int kPage = ScoreStore<kRow>::kPage;
+    const int mine = unit_ + lane_ % kTogether * kRefinedWarps;
+    if (mine < last_) {
+      block_ = a_.far_pages[a_.first_far_page[s_.sequence] + mine - s_.begin];
+    }
+    const int local = unit_ - store_.begin;
+    const bool shared =
+        local + (kTogether - 1) * kRefinedWarps < ScoreStore<kRow>::kSharedPages;
+    const uint2* const first = Scores(store_.shared + local * kPage);
+    // Far page 0 is page 1.
+    const uint32_t position =
+        start_ + static_cast<uint32_t>(unit_ - s_.begin + 1) * kPageTokens + Key(0);
 #pragma unroll
     for (int i = 0; i < kTogether; ++i) {
-      if (unit + i * kDrawWarps < last_) Draw(pages[i]);
+      const int unit = unit_ + i * kRefinedWarps;
+      if (unit >= last_) {
+        at_hand_[i] = None();
+      } else {
+        at_hand_[i] = shared ? LoadPage(first + i * (kRefinedWarps * kPage / 2),
+                                        position + i * kRefinedWarps * kPageTokens)
+                             : LoadPage(Scores(store_.Of(unit)),
+                                        position + i * kRefinedWarps * kPageTokens);
+      }
     }
   }
-
-  __device__ void Load(int unit, Page& page) const {
-    if (unit >= last_) return;
-    // Far page 0 is page 1.
-    const int position = start_ + (unit - s_.begin + 1) * kPageTokens;
-    page.draw.x = a_.draws[(position + Key(0)) % kRefinedDraws];
-    page.draw.y = a_.draws[(position + Key(1)) % kRefinedDraws];
-    page.block = pages_[unit];
-    const int first = lane_ - Layout::Pair(lane_);  // of these lanes
-    const auto* const from = reinterpret_cast<const uint2*>(store_.Of(unit)) +
-                             first * Layout::kPairs + Layout::Pair(lane_);
+  __device__ static Page None() {
+    Page page;
+#pragma unroll
+    for (int p = 0; p < Layout::kPairs; ++p) page.heads[p] = {0xfc00fc00u, 0xfc00fc00u};
+    page.draw[0] = page.draw[1] = 0;
+    return page;
+  }
+  __device__ Page LoadPage(const uint2* from, uint32_t position) const {
+    Page page;
 #pragma unroll
     for (int p = 0; p < Layout::kPairs; ++p) page.heads[p] = from[p * Layout::kPairs];
+    const int16_t* const draws = a_.draws + position % kRefinedDraws;
+    page.draw[0] = __ldg(draws);
+    page.draw[1] = __ldg(draws + 8);
+    return page;
   }
 
-  __device__ void Draw(const Page& page) {
-    const int first = (page.block * a_.near.kv_heads + s_.head) * kPageTokens;
+  // From the pages at hand.
+  __device__ void Draw() {
+    wanted_ = 0;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      // In units of 2^-7 of log2, as the draws are.
-      const float chance = 128 * (LargestShare(page, i) + to_chance_);
-      const bool taken = chance >= 0 || chance > (i == 0 ? page.draw.x : page.draw.y);
-      const unsigned mask = __ballot_sync(kAll, taken);
-      if (taken) {
-        const int at = drawn_ + __popc(mask & ((1u << lane_) - 1));
-        const int slot = first + Key(i);
-        list_.slot[at] = slot;
-        // Draws are rounded to whole numbers.
-        list_.bias[at] = __float2half(chance >= 0 ? 0.0f : (0.5f - ceilf(chance)) / 128);
-        PrefetchRow<kDim>(a_.near.k + static_cast<int64_t>(slot) * kDim);
-        PrefetchRow<kDim>(a_.near.v + static_cast<int64_t>(slot) * kDim);
+    for (int i = 0; i < kTogether; ++i) {
+      const Page& page = at_hand_[i];
+      uint32_t heads[2][Layout::kPairs];
+#pragma unroll
+      for (int p = 0; p < Layout::kPairs; ++p) {
+        heads[0][p] = page.heads[p].x;
+        heads[1][p] = page.heads[p].y;
       }
-      drawn_ += __popc(mask);
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        const float chance = Chance(heads[k]);
+        const bool drawn = (chance >= 0) | (chance > static_cast<float>(page.draw[k]));
+        wanted_ |= drawn ? 1u << (2 * i + k) : 0u;
+      }
     }
+    from_ = unit_;
+    unit_ += kTogether * kRefinedWarps;
   }
 
-  // Of the lane's key i, of a head's softmax, as log2.
-  __device__ float LargestShare(const Page& page, int i) const {
+  // log2 of a key's probability, from its scores, in units of 2^-7, as the draws are.
+  __device__ float Chance(const uint32_t (&heads)[Layout::kPairs]) const {
     __half2 share = __half2half2(__ushort_as_half(0xfc00));  // -infinity
 #pragma unroll
     for (int p = 0; p < Layout::kPairs; ++p) {
-      const uint32_t bits = i == 0 ? page.heads[p].x : page.heads[p].y;
-      const __half2 score = *reinterpret_cast<const __half2*>(&bits);
+      const __half2 score = *reinterpret_cast<const __half2*>(&heads[p]);
       share = __hmax2(share, __hsub2(score, log_sums_[p]));
     }
     const float2 both = __half22float2(share);
-    return fmaxf(both.x, both.y);
+    return 128 * (fmaxf(both.x, both.y) + to_chance_);
   }
 
-  __device__ void ReadDrawn(Accumulator<kDim, 1>& acc) const {
-    if (drawn_ == 0) return;
-#pragma unroll
-    for (int s = 0; s < kStages; ++s) Issue(s * kSlice);
-    const Tile<kDim, 1> tile(Queries(a_, s_), Share(a_), a_.near.scale);
+  // What was drawn, while there is room for it. Returns whether there is more.
+  __device__ bool ListDrawn(int& drawn) {
+    unsigned lanes = __ballot_sync(kAll, wanted_ != 0);
 #pragma unroll 1
-    for (int first = 0; first < drawn_; first += kSlice) {
-      WaitForCopies<kStages - 1>();
-      __syncwarp();
-      const int left = drawn_ - first;
-      const __half* const bias = list_.bias + first;
-      tile.Attend(
-          Stage(first),
-          [bias, left](int row) {
-            return row < left ? __half2float(bias[row]) : -INFINITY;
-          },
-          acc);
-      __syncwarp();  // before the stage is filled again
-      Issue(first + kStages * kSlice);
-    }
-    __syncwarp();  // before the list is
-  }
-
-  __device__ uint32_t Stage(int entry) const {
-    return ring_ + entry / kSlice % kStages * Ring<kDim>::kStageBytes;
-  }
-
-  __device__ void Issue(int first) const {
-    if (first < drawn_) {
-      const uint32_t to = Stage(first);
-      constexpr int kChunks = kDim / 8;
-#pragma unroll
-      for (int i = 0; i < kSlice * kChunks / kWarp; ++i) {
-        const int index = i * kWarp + lane_;
-        const int row = index / kChunks, chunk = index % kChunks;
-        const bool valid = first + row < drawn_;
-        const int64_t slot = valid ? list_.slot[first + row] : 0;
-        const int64_t at = slot * kDim + chunk * 8;
-        CopyAsync16(Ring<kDim>::Chunk(to, row, chunk), a_.near.k + at, valid);
-        CopyAsync16(Ring<kDim>::Chunk(to + Ring<kDim>::kSideBytes, row, chunk),
-                    a_.near.v + at, valid);
+    while (lanes != 0 && drawn <= kMostDrawn) {
+      const int which = wanted_ == 0 ? 0 : __ffs(static_cast<int>(wanted_)) - 1;
+      const int block = __shfl_sync(kAll, block_, which / 2);
+      if (wanted_ != 0) {
+        wanted_ &= wanted_ - 1;
+        const int at = drawn + __popc(lanes & ((1u << lane_) - 1));
+        List(at, block, from_ + which / 2 * kRefinedWarps, which % 2);
       }
+      drawn += __popc(lanes);
+      lanes = __ballot_sync(kAll, wanted_ != 0);
     }
-    CommitCopies();  // an empty group, too, keeps the count
+    return lanes != 0;
+  }
+
+  // The lane's key k of the page in `block`.
+  __device__ void List(int at, int block, int unit, int k) {
+    const int slot = (block * a_.near.kv_heads + s_.head) * kPageTokens + Key(k);
+    PrefetchRow<kDim>(a_.near.k + static_cast<int64_t>(slot) * kDim);
+    PrefetchRow<kDim>(a_.near.v + static_cast<int64_t>(slot) * kDim);
+    const uint2* const from = Scores(store_.Of(unit));
+    uint32_t heads[Layout::kPairs];
+#pragma unroll
+    for (int p = 0; p < Layout::kPairs; ++p) {
+      heads[p] = reinterpret_cast<const uint32_t*>(from + p * Layout::kPairs)[k];
+    }
+    // Draws are rounded to whole numbers.
+    const float chance = Chance(heads);
+    lists_.slot[warp_][at] = slot;
+    lists_.bias[warp_][at] =
+        __float2half(chance >= 0 ? 0.0f : (0.5f - ceilf(chance)) / 128);
+  }
+
+  // The lists' entries, one after another in the order of warps, in slices that the warps
+  // divide. Returns how many they are.
+  __device__ int ReadDrawn(Accumulator<kDim, 1>& acc) const {
+    int end = lane_ < kRefinedWarps ? lists_.count[lane_] : 0;  // of warp lane_'s entries
+#pragma unroll
+    for (int step = 1; step < kRefinedWarps; step *= 2) {
+      const int before = __shfl_up_sync(kAll, end, step);
+      if (lane_ >= step) end += before;
+    }
+    const int total = __shfl_sync(kAll, end, kRefinedWarps - 1);
+    if (warp_ * kSlice >= total) return total;
+    float bias = Fetch(warp_ * kSlice, total, end);
+    const Tile<kDim, 1> tile(Queries(a_, s_), Share(a_), a_.near.scale);
+    for (int first = warp_ * kSlice;;) {
+      WaitForCopies<0>();
+      __syncwarp();
+      tile.Attend(
+          stage_, [&](int row) { return __shfl_sync(kAll, bias, row); }, acc);
+      first += kRefinedWarps * kSlice;
+      if (first >= total) return total;
+      __syncwarp();  // before the stage is filled again
+      bias = Fetch(first, total, end);
+    }
+  }
+
+  // Sends for the entries from `first` on. end: of the lane's warp's entries. Returns the
+  // bias of row lane_ % kSlice.
+  __device__ float Fetch(int first, int total, int end) const {
+    const int lane = FromHere(lane_);
+    // Lane l sees to entry first + l % kSlice: whose it is, and which of these.
+    const int entry = min(first + lane % kSlice, total - 1);
+    int owner = 0;
+#pragma unroll
+    for (int step = kRefinedWarps / 2; step > 0; step /= 2) {
+      if (__shfl_sync(kAll, end, owner + step - 1) <= entry) owner += step;
+    }
+    const int before = __shfl_sync(kAll, end, owner == 0 ? 0 : owner - 1);
+    const int at = owner == 0 ? entry : entry - before;
+    const int slot = lists_.slot[owner][at];
+    const float bias = __half2float(lists_.bias[owner][at]);
+    constexpr int kChunks = kDim / 8;
+#pragma unroll
+    for (int i = 0; i < kSlice * kChunks / kWarp; ++i) {
+      const int index = i * kWarp + lane;
+      const int row = index / kChunks, chunk = index % kChunks;
+      const bool valid = first + row < total;
+      const int64_t from =
+          static_cast<int64_t>(__shfl_sync(kAll, slot, row)) * kDim + chunk * 8;
+      CopyAsync16(Ring<kDim>::Chunk(stage_, row, chunk), a_.near.k + from, valid);
+      CopyAsync16(Ring<kDim>::Chunk(stage_ + Ring<kDim>::kSideBytes, row, chunk),
+                  a_.near.v + from, valid);
+    }
+    CommitCopies();
+    return first + lane % kSlice < total ? bias : -INFINITY;
   }
 
   const RefinedDecodeArgs& a_;
   const Segment& s_;
   const ScoreStore<kRow>& store_;
-  const uint32_t ring_;
-  DrawnList& list_;
-  const int lane_;
+  const uint32_t stage_;
+  DrawnLists& lists_;
+  const int warp_, lane_;
+  int unit_;  // of the page to be drawn from next
   const int last_;
-  const int32_t* const pages_;  // of units
-  const int start_;
+  const uint32_t start_;
   const float to_chance_;
   __half2 log_sums_[Layout::kPairs];
-  int drawn_ = 0;  // entries of the list
+  Page at_hand_[kTogether];
+  int block_ = 0;        // of the lane's page of these
+  int from_ = 0;         // unit of the first page that was drawn from last
+  uint32_t wanted_ = 0;  // of these pages' keys, two bits a page: not listed yet
 };
 
 // Slices of the keys of a segment that are read for certain, every kCertainWarps-th from

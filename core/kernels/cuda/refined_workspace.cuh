@@ -10,15 +10,17 @@
 // What the blocks of RefinedDecode hand to each other, and what parts of it share.
 namespace quire::kernels::cuda {
 
-// The first warps score and draw; the others read, meanwhile, what is read for certain.
-inline constexpr int kDrawWarps = tuning::kDrawWarps;
+// The first warps score; the others read, meanwhile, what is read for certain. All of
+// them draw and read what they drew.
+inline constexpr int kScoreWarps = tuning::kScoreWarps;
 inline constexpr int kCertainWarps = tuning::kCertainWarps;
-inline constexpr int kRefinedThreads = (kDrawWarps + kCertainWarps) * kWarp;
+inline constexpr int kRefinedWarps = kScoreWarps + kCertainWarps;
+inline constexpr int kRefinedThreads = kRefinedWarps * kWarp;
 inline constexpr int kRefinedDraws = 32768;
 
 // Barriers of a part of the block's warps.
-__device__ inline void SyncDrawWarps() {
-  asm volatile("bar.sync 1, %0;\n" ::"n"(kDrawWarps * kWarp) : "memory");
+__device__ inline void SyncScoreWarps() {
+  asm volatile("bar.sync 1, %0;\n" ::"n"(kScoreWarps * kWarp) : "memory");
 }
 __device__ inline void SyncCertainWarps() {
   asm volatile("bar.sync 2, %0;\n" ::"n"(kCertainWarps * kWarp) : "memory");
@@ -44,16 +46,16 @@ struct ScoreLayout {
 };
 
 struct RefinedWorkspace {
-  int* scored;        // [sequences * G] parts of near and far sums that are there
-  int* arrived;       // [sequences * G] parts of what was drawn that are there
-  PartialRows near;   // [slots, R]
-  PartialRows drawn;  // [slots, R]
-  Part* far_sums;     // [slots, R] of the index's scores
-  __half2* scores;    // [far pages, G, 64 ScoreRow / 2], see ScoreStore
+  int* arrived;         // [sequences * G] parts of what was drawn that are there
+  uint32_t* far_logs;   // [slots, R] SendLog: sums of the index's scores
+  uint32_t* near_logs;  // [slots, R] SendLog: sums of what is read for certain
+  PartialRows near;     // [slots, R]
+  PartialRows drawn;    // [slots, R]
+  __half2* scores;      // [far pages, G, 64 ScoreRow / 2], see ScoreStore
 };
 
 struct WorkspaceSizes {
-  int64_t counters, parts, values, scores;
+  int64_t counters, logs, parts, values, scores;
   int64_t total;
 };
 
@@ -64,14 +66,16 @@ __host__ __device__ inline WorkspaceSizes SizesOf(int64_t sequences, int64_t que
   const int64_t slots = Slots(blocks, sequences, kv_heads);
   WorkspaceSizes s;
   s.counters = Align(sequences * kv_heads * 4);
+  s.logs = Align(slots * share * 4);
   s.parts = Align(slots * share * static_cast<int64_t>(sizeof(Part)));
   s.values = Align(slots * share * dim * 4);
   s.scores = Align(far_pages * kv_heads * kPageTokens * ScoreRow(share) * 2);
-  s.total = 2 * s.counters + 3 * s.parts + 2 * s.values + s.scores;
+  s.total = s.counters + 2 * s.logs + 2 * s.parts + 2 * s.values + s.scores;
   return s;
 }
 
-// The counters come first: their place, which must be zero, does not depend on the rest.
+// What must be zero before a launch, and is again after it, comes first: its place does
+// not depend on the rest.
 inline RefinedWorkspace LayRefined(const RefinedDecodeArgs& a) {
   const DecodeArgs& n = a.near;
   const WorkspaceSizes s = SizesOf(n.max_sequences, n.query_heads, n.kv_heads, n.head_dim,
@@ -83,13 +87,13 @@ inline RefinedWorkspace LayRefined(const RefinedDecodeArgs& a) {
     return taken;
   };
   RefinedWorkspace w;
-  w.scored = reinterpret_cast<int*>(take(s.counters));
   w.arrived = reinterpret_cast<int*>(take(s.counters));
+  w.far_logs = reinterpret_cast<uint32_t*>(take(s.logs));
+  w.near_logs = reinterpret_cast<uint32_t*>(take(s.logs));
   w.near.parts = reinterpret_cast<Part*>(take(s.parts));
   w.near.values = reinterpret_cast<float*>(take(s.values));
   w.drawn.parts = reinterpret_cast<Part*>(take(s.parts));
   w.drawn.values = reinterpret_cast<float*>(take(s.values));
-  w.far_sums = reinterpret_cast<Part*>(take(s.parts));
   w.scores = reinterpret_cast<__half2*>(take(s.scores));
   return w;
 }
@@ -126,12 +130,38 @@ struct ScoreStore {
   }
 };
 
-// A warp that draws has every kDrawWarps-th unit of its block: the first that it has from
-// `unit` on.
+// A warp that scores has every kScoreWarps-th unit of its block: the first that it has
+// from `unit` on.
 __device__ inline int OwnUnit(const WorkLine& line, int unit) {
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int ahead = warp - (unit - line.begin) % kDrawWarps;
-  return unit + (ahead < 0 ? ahead + kDrawWarps : ahead);
+  const int ahead = warp - (unit - line.begin) % kScoreWarps;
+  return unit + (ahead < 0 ? ahead + kScoreWarps : ahead);
+}
+
+// The log2 of a part's sum, to other blocks: a word that is not zero, so that who waits
+// for it reads it by looking whether it is there. Who sees a log of SendLogOf sees what
+// the block had written before.
+__device__ inline uint32_t LogWord(float max, float sum) {
+  return __float_as_uint(fmaxf(max, -1e30f) + fmaxf(log2f(sum), -1e30f)) | 1u;
+}
+__device__ inline void SendLog(uint32_t* to, float max, float sum) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;\n" ::"l"(to), "r"(LogWord(max, sum))
+               : "memory");
+}
+__device__ inline void SendLogOf(uint32_t* to, const Part& written) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;\n" ::"l"(to),
+               "r"(LogWord(written.max, written.sum))
+               : "memory");
+}
+__device__ inline float AwaitLog(const uint32_t* from) {
+  uint32_t word = 0;
+  while (word == 0) {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];\n"
+                 : "=r"(word)
+                 : "l"(from)
+                 : "memory");
+  }
+  return __uint_as_float(word);
 }
 
 // Results of kCount warps of a segment become one.

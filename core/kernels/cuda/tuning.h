@@ -14,18 +14,17 @@ constexpr int LinearLoads(int halves, int parts) {
   return halves == 1 && parts == 1 ? 8 : 4;
 }
 
-// refined_decode.cu: warps of a block that score and draw, and warps that read meanwhile
-// what is read for certain; 128 registers a thread remain. Stages of a page's index in a
-// warp's ring, and bytes of a block's scores that stay in shared memory: with 32 KB for
-// the other warps 202 KB at 128 channels, a block a multiprocessor.
-inline constexpr int kDrawWarps = 12;
+// refined_decode.cu: warps of a block that score, and warps that read meanwhile what is
+// read for certain; 128 registers a thread remain. Stages of a page's index in a scoring
+// warp's ring, and bytes of a block's scores that stay in shared memory: with stages of
+// what was drawn for all warps and 32 KB for what is read for certain 225 KB at 128
+// channels, a block a multiprocessor.
+inline constexpr int kScoreWarps = 12;
 inline constexpr int kCertainWarps = 4;
 constexpr int IndexStages(int dim) { return dim == 128 ? 2 : 4; }
 inline constexpr int kScoreBytes = 65536;
-// Stages of 16 keys and values when what was drawn is read; pages that are drawn from
-// together, by the heads that scores have places for.
-constexpr int DrawnStages(int dim) { return dim == 128 ? 1 : 2; }
-constexpr int PagesTogether(int heads) { return heads < 8 ? 4 : 2; }
+// Pages that are drawn from together, by the heads that scores have places for.
+constexpr int PagesTogether(int heads) { return heads < 8 ? 8 : 4; }
 
 // prefill_choose.cu: pages of a stage and stages of the ring, 64 KB at 128 channels, so
 // that two blocks of 96 KB fit a multiprocessor.
@@ -45,5 +44,9 @@ inline constexpr int kReadStages = 2;
 // prefill_workspace.cuh: most keys of one of a tile's four lists; a tile that wants more
 // reads all of its far keys. 8 bytes each of every tile of a chunk are kept for them.
 inline constexpr int64_t kMaxListed = 4096;
+
+// sample_select.cuh: tokens of a row that fit the list in shared memory, 32 KB; a choice
+// among more reads the row again for each digit.
+inline constexpr int kSelectListed = 4096;
 
 }  // namespace quire::kernels::cuda::tuning

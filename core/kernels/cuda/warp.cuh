@@ -11,6 +11,13 @@ inline constexpr int kWarp = 32;
 inline constexpr unsigned kAll = 0xffffffffu;
 inline constexpr float kLog2E = 1.44269504088896f;
 
+// x. What depends on it is computed after this, not ahead of loops that rarely come to
+// it.
+__device__ inline int FromHere(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // 2^x, approximately; denormal results are 0.
 __device__ inline float FastExp2(float x) {
   float y;

@@ -137,19 +137,6 @@ __host__ __device__ inline int64_t Align(int64_t bytes) {
   return (bytes + 255) / 256 * 256;
 }
 
-// One more arrived: whoever sees that sees all that this thread knows to be written.
-__device__ inline void ArriveAt(int* counter) {
-  asm volatile("red.release.gpu.global.add.s32 [%0], 1;\n" ::"l"(counter) : "memory");
-}
-__device__ inline int ArrivedAt(const int* counter) {
-  int count;
-  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];\n"
-               : "=r"(count)
-               : "l"(counter)
-               : "memory");
-  return count;
-}
-
 // True in every thread of the block that brings the last of a head's parts, which then
 // sees all of them. The counter is zero again afterwards, for the next launch.
 __device__ inline bool BroughtTheLast(int* arrived, int parts) {

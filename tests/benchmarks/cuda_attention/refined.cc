@@ -1,5 +1,6 @@
 #include "core/kernels/cuda/refined.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -33,12 +34,13 @@ at::Tensor Upload(const std::vector<T>& values, at::ScalarType type) {
 // Even over (0, 1] as 128 log2 u, in any order.
 at::Tensor Draws() {
   const at::Tensor order = at::randperm(kDraws, at::kLong);
-  std::vector<int16_t> draws(kDraws);
+  std::vector<int16_t> draws(kDraws + cuda::kRefinedDrawPadding);
   for (int i = 0; i < kDraws; ++i) {
     const double u =
         (static_cast<double>(order.const_data_ptr<int64_t>()[i]) + .5) / kDraws;
     draws[i] = static_cast<int16_t>(std::lround(128 * std::log2(u)));
   }
+  std::copy_n(draws.begin(), cuda::kRefinedDrawPadding, draws.begin() + kDraws);
   return Upload(draws, at::kShort);
 }
 

@@ -34,6 +34,7 @@ std::vector<int16_t> MakeDraws() {
     draws.push_back(
         static_cast<int16_t>(std::lround(128 * std::log2((i + .5) / kDraws))));
   }
+  draws.insert(draws.end(), draws.begin(), draws.begin() + kRefinedDrawPadding);
   return draws;
 }
 

@@ -1,0 +1,179 @@
+#include "core/kernels/cuda/dependent_launch.cuh"
+#include "core/kernels/cuda/sample.h"
+#include "core/kernels/cuda/sample_select.cuh"
+
+namespace quire::kernels::cuda {
+namespace {
+
+// The best token's weight; the sum of a row's is below 2^63.
+constexpr int kWeightBits = 44;
+constexpr uint64_t kBestWeight = uint64_t{1} << kWeightBits;
+static_assert(kWeightBits < kMeasureBits && kMaxSampledVocab <= 1 << (63 - kWeightBits));
+// Below this exponent a weight is rounded to 0.
+constexpr double kLeastExponent = -31.5;
+
+// A token's probability is its weight up to a common factor. If the best logit is
+// infinite, its equals share everything.
+struct Weight {
+  double best;
+  double inverse_temperature;
+  double least = 0;  // share of the best token's weight that counts
+
+  __device__ uint64_t operator()(float logit) const {
+    if (logit == best) return kBestWeight;
+    const double exponent = (logit - best) * inverse_temperature;
+    if (!(exponent > kLeastExponent)) return 0;
+    const double weight = exp(exponent);
+    return weight >= least ? __double2ull_rn(weight * static_cast<double>(kBestWeight))
+                           : 0;
+  }
+};
+
+// In the host's order of operations: none becomes a fused multiplication and addition.
+__device__ float Penalized(float logit, int32_t count, const SampledRow& r) {
+  logit = logit > 0 ? __fdiv_rn(logit, r.repetition_penalty)
+                    : __fmul_rn(logit, r.repetition_penalty);
+  return __fsub_rn(logit,
+                   __fadd_rn(r.presence_penalty,
+                             __fmul_rn(r.frequency_penalty, static_cast<float>(count))));
+}
+
+// The row after penalties, in `out` [vocab], which has each token's count meanwhile.
+__device__ void ApplyPenalties(const float* logits, int vocab, const SampledRow& r,
+                               const int32_t* history, float* out) {
+  auto* const counts = reinterpret_cast<int32_t*>(out);
+  const int first = static_cast<int>(threadIdx.x);
+  for (int i = first; i < vocab; i += kSelectThreads) counts[i] = 0;
+  __syncthreads();
+  for (int i = first; i < r.history_size; i += kSelectThreads) {
+    const int32_t token = history[i];
+    if (token >= 0 && token < vocab) atomicAdd(&counts[token], 1);
+  }
+  __syncthreads();
+#pragma unroll 4
+  for (int i = first; i < vocab; i += kSelectThreads) {
+    const int32_t count = counts[i];
+    out[i] = count == 0 ? logits[i] : Penalized(logits[i], count, r);
+  }
+  __syncthreads();
+}
+
+// Forbids each token that followed an earlier occurrence of the last n - 1 tokens.
+__device__ void BanRepeatedNgrams(int vocab, const SampledRow& r, const int32_t* history,
+                                  float* out) {
+  const int n = r.no_repeat_ngram;
+  const int32_t* const tail = history + r.history_size - (n - 1);
+  for (int begin = static_cast<int>(threadIdx.x); begin <= r.history_size - n;
+       begin += kSelectThreads) {
+    int equal = 0;
+    while (equal < n - 1 && history[begin + equal] == tail[equal]) ++equal;
+    const int32_t token = history[begin + n - 1];
+    if (equal == n - 1 && token >= 0 && token < vocab) out[token] = -INFINITY;
+  }
+  __syncthreads();
+}
+
+__device__ bool BansSomething(const SampledRow& r) {
+  return r.adjusted >= 0 && r.no_repeat_ngram > 0 && r.no_repeat_ngram <= r.history_size;
+}
+
+__device__ void Adjust(const SampleArgs& a, const SampledRow& r, bool ban) {
+  const int vocab = static_cast<int>(a.vocab);
+  float* const out = a.adjusted + r.adjusted * a.vocab;
+  const int32_t* const history = a.history + r.history_begin;
+  ApplyPenalties(a.logits + r.row * a.vocab, vocab, r, history, out);
+  if (ban) BanRepeatedNgrams(vocab, r, history, out);
+}
+
+__device__ int Draw(Selection& selection, int vocab, const SampledRow& r) {
+  Weight weight = {selection.best(), 1.0 / r.temperature};
+  if (r.top_k > 0 && r.top_k < vocab) selection.KeepBest(r.top_k);
+  if (r.top_p < 1) {
+    selection.KeepFirst(weight, [&r](uint64_t sum) {
+      const auto needed = static_cast<uint64_t>(ceil(static_cast<double>(sum) * r.top_p));
+      return needed > 0 ? needed : 1;
+    });
+  }
+  weight.least = r.min_p;
+  return selection.TokenAt(weight, [&r](uint64_t sum) {
+    const auto below = static_cast<uint64_t>(static_cast<double>(sum) * r.point);
+    return (below < sum ? below : sum - 1) + 1;
+  });
+}
+
+// All threads get it.
+__device__ int32_t CountLarger(const float* logits, int vocab, float than,
+                               int32_t* count) {
+  if (threadIdx.x == 0) *count = 0;
+  __syncthreads();
+  int larger = 0;
+#pragma unroll 8
+  for (int i = static_cast<int>(threadIdx.x); i < vocab; i += kSelectThreads) {
+    larger += logits[i] > than ? 1 : 0;
+  }
+  larger = __reduce_add_sync(kAll, larger);
+  if (threadIdx.x % kWarp == 0) atomicAdd(count, larger);
+  __syncthreads();
+  return *count;
+}
+
+__global__ void __launch_bounds__(kSelectThreads) SampleKernel(SampleArgs a) {
+  __shared__ SelectMemory memory;
+  WaitForTheOneBefore();
+  const SampledRow r = a.rows[blockIdx.x];
+  const int vocab = static_cast<int>(a.vocab);
+  // The logits that are chosen from: the model's own, or adjusted ones.
+  const float* const logits = a.logits + r.row * a.vocab;
+  const float* const row = r.adjusted < 0 ? logits : a.adjusted + r.adjusted * a.vocab;
+  Selection selection(memory, row, vocab);
+  // A ban on everything that was possible is lifted: some token must be chosen.
+#pragma unroll 1
+  for (bool ban = BansSomething(r);; ban = false) {
+    if (r.adjusted >= 0) Adjust(a, r, ban);
+    selection.FindBest();
+    if (!ban || selection.best() > -INFINITY) break;
+  }
+  const bool draws = r.temperature > 0 && selection.best() > -INFINITY;
+  const int token = draws ? Draw(selection, vocab, r) : selection.best_token();
+  const float logit = Selection::Ordered(logits[token]);
+  int32_t larger = 0;
+  if (r.count_larger != 0) larger = CountLarger(logits, vocab, logit, &memory.listed);
+  if (threadIdx.x == 0) a.out[blockIdx.x] = {token, logit, larger};
+}
+
+__global__ void __launch_bounds__(kSelectThreads) ListKernel(ListArgs a) {
+  __shared__ SelectMemory memory;
+  WaitForTheOneBefore();
+  const ListedRow r = a.rows[blockIdx.x];
+  const int vocab = static_cast<int>(a.vocab);
+  const int count = r.count < vocab ? r.count : vocab;
+  if (count <= 0) return;
+  Selection selection(memory, a.logits + r.row * a.vocab, vocab);
+  selection.FindBest();
+  selection.KeepBest(count);
+  ListedToken* const out = a.out + static_cast<int64_t>(blockIdx.x) * a.stride;
+  selection.ForEachKept([out](int token, float logit, int before) {
+    out[before] = {token, logit};
+  });
+}
+
+cudaError_t Launch(auto kernel, const auto& args, cudaStream_t stream) {
+  if (args.vocab < 1 || args.vocab > kMaxSampledVocab) return cudaErrorInvalidValue;
+  if (args.count == 0) return cudaSuccess;
+  return LaunchDependent(kernel, static_cast<unsigned>(args.count), kSelectThreads, 0,
+                         stream, args);
+}
+
+}  // namespace
+
+cudaError_t SampleRows(const SampleArgs& args, cudaStream_t stream) {
+  return Launch(SampleKernel, args, stream);
+}
+
+cudaError_t ListLargest(const ListArgs& args, cudaStream_t stream) {
+  static_assert(kMaxListedTokens <= tuning::kSelectListed &&
+                kMaxListedTokens <= kSelectThreads);
+  return Launch(ListKernel, args, stream);
+}
+
+}  // namespace quire::kernels::cuda

@@ -1,0 +1,359 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "core/kernels/cuda/tuning.h"
+#include "core/kernels/cuda/warp.cuh"
+
+// Selection among the tokens of one row of logits, by all threads of a block together.
+namespace quire::kernels::cuda {
+
+inline constexpr int kSelectThreads = 1024;
+inline constexpr int kDigitBits = 10;
+inline constexpr int kDigits = 1 << kDigitBits;
+static_assert(kDigits == kSelectThreads, "a thread has a bin");
+
+// Measures are integers below 2^kMeasureBits, and those of a row add up to below 2^64.
+inline constexpr int kMeasureBits = 45;
+
+struct SelectMemory {
+  uint64_t list[tuning::kSelectListed];  // places
+  uint32_t low[kDigits], high[kDigits];  // of sums
+  uint64_t warps[kSelectThreads / kWarp];
+  uint64_t found[3];
+  int found_digit;
+  int listed;
+};
+
+// Adds the lanes' measures to their bins; digit -1: none. All lanes of the warp call it.
+// There is no 64-bit addition in shared memory: the low half's carry goes to the high
+// one. Where all have one bin, which is usual, they add once.
+__device__ inline void AddToBins(SelectMemory& memory, int digit, uint64_t measure) {
+  const bool adds = digit >= 0 && measure > 0;
+  const unsigned adding = __ballot_sync(kAll, adds);
+  if (adding == 0) return;
+  const int leader = __ffs(static_cast<int>(adding)) - 1;
+  const int common = __shfl_sync(kAll, digit, leader);
+  bool writes = adds;
+  if (__all_sync(kAll, !adds || digit == common)) {
+    constexpr int kHalf = kMeasureBits / 2;
+    const uint64_t mine = adds ? measure : 0;
+    const unsigned low =
+        __reduce_add_sync(kAll, static_cast<unsigned>(mine) & ((1u << kHalf) - 1));
+    const unsigned high = __reduce_add_sync(kAll, static_cast<unsigned>(mine >> kHalf));
+    measure = low + (static_cast<uint64_t>(high) << kHalf);
+    writes = static_cast<int>(threadIdx.x % kWarp) == leader;
+  }
+  if (!writes) return;
+  const auto low = static_cast<uint32_t>(measure);
+  const uint32_t before = atomicAdd(&memory.low[digit], low);
+  const uint32_t carry = before + low < before ? 1 : 0;
+  const uint32_t high = static_cast<uint32_t>(measure >> 32) + carry;
+  if (high > 0) atomicAdd(&memory.high[digit], high);
+}
+
+// The tokens of a row, or as many of its largest as were kept. Each token has a place in
+// the order (logit descending, id ascending): the smaller the earlier. Tokens that are
+// kept are those up to a place, and in the bins of distance up to one. All threads call
+// every function alike, and memory is free again after it.
+class Selection {
+ public:
+  __device__ Selection(SelectMemory& memory, const float* row, int vocab)
+      : memory_(memory), row_(row), vocab_(vocab) {
+    while (1 << id_bits_ < vocab) ++id_bits_;
+  }
+
+  // NaN becomes -inf, and -0 becomes 0.
+  __device__ static float Ordered(float x) {
+    return x == 0 ? 0.0f : x == x ? x : -INFINITY;
+  }
+
+  // First of all.
+  __device__ void FindBest();
+  __device__ float best() const { return best_; }  // the largest logit, or -inf
+  __device__ int best_token() const { return best_token_; }
+
+  // Keeps the first k. REQUIRES: 0 < k <= as many as there are.
+  __device__ void KeepBest(int k);
+
+  // Keeps the first tokens whose measures come to needed(sum of the measures of all that
+  // are kept), and no more. measure(logit) and needed give uint64_t; 0 < needed <= sum.
+  template <typename Measure, typename Needed>
+  __device__ void KeepFirst(const Measure& measure, const Needed& needed);
+
+  // The same by id: the token at which, from the smallest id of those that are kept
+  // onwards, measures come to what is needed.
+  template <typename Measure, typename Needed>
+  __device__ int TokenAt(const Measure& measure, const Needed& needed);
+
+  // use(token, logit, how many come before it) of all tokens that are kept, by single
+  // threads. REQUIRES: after KeepBest of at most tuning::kSelectListed.
+  template <typename Use>
+  __device__ void ForEachKept(const Use& use);
+
+ private:
+  struct Found {
+    int digit;        // that the border is in
+    uint64_t inside;  // sum of its bin
+    uint64_t left;    // of what is needed: of the border's bin
+  };
+
+  // The order of floats, descending, as that of integers; its own inverse.
+  __device__ static uint32_t Key(uint32_t bits) {
+    return static_cast<int32_t>(bits) < 0 ? bits : bits ^ 0x7fffffffu;
+  }
+  __device__ uint64_t Place(float logit, int token) const {
+    return static_cast<uint64_t>(Key(__float_as_uint(logit))) << id_bits_ |
+           static_cast<uint32_t>(token);
+  }
+  __device__ float Logit(uint64_t place) const {
+    return __uint_as_float(Key(static_cast<uint32_t>(place >> id_bits_)));
+  }
+  __device__ int Token(uint64_t place) const {
+    return static_cast<int>(place & ((uint64_t{1} << id_bits_) - 1));
+  }
+
+  // A logit's distance from the best one in steps of 1/32, as far as they go: floats'
+  // own leading bits would put most logits into a handful of bins. It ascends with the
+  // place.
+  __device__ int Distance(float logit) const {
+    if (logit == best_) return 0;
+    return static_cast<int>(fminf((best_ - logit) * 32, kDigits - 1));
+  }
+  __device__ bool IsKept(float logit, uint64_t place) const {
+    return place <= last_ && Distance(logit) <= last_distance_;
+  }
+
+  // kTogether: loads that a thread has on their way.
+  template <int kTogether, typename Use>
+  __device__ void ForEach(int begin, int end, const Use& use) const;
+  template <typename Digit, typename Measure>
+  __device__ void Sum(int begin, int end, const Digit& digit, const Measure& measure);
+  template <typename Needed>
+  __device__ Found Find(const Needed& needed);
+  __device__ void ListKept();
+
+  SelectMemory& memory_;
+  const float* const row_;
+  const int vocab_;
+  int id_bits_ = 0;
+  float best_ = 0;
+  int best_token_ = 0;
+  uint64_t first_ = ~uint64_t{0};  // place of the thread's first token
+  uint64_t last_ = ~uint64_t{0};
+  int last_distance_ = kDigits;
+  // Whether memory_.list has all tokens that are kept, and perhaps others; how many.
+  bool in_list_ = false;
+  int listed_ = 0;
+};
+
+// use(logit, place, whether there is one) of tokens [begin, end) of the row, or of those
+// in the list; all lanes of a warp together.
+template <int kTogether, typename Use>
+__device__ void Selection::ForEach(int begin, int end, const Use& use) const {
+  if (in_list_) {
+    begin = 0;
+    end = listed_;
+  }
+  begin += static_cast<int>(threadIdx.x);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll 1
+  for (int first = begin; first - lane < end; first += kSelectThreads * kTogether) {
+    uint64_t places[kTogether];
+#pragma unroll
+    for (int j = 0; j < kTogether; ++j) {
+      const int i = first + j * kSelectThreads;
+      places[j] = 0;
+      if (i < end) places[j] = in_list_ ? memory_.list[i] : Place(Ordered(row_[i]), i);
+    }
+#pragma unroll
+    for (int j = 0; j < kTogether; ++j) {
+      const int i = first + j * kSelectThreads;
+      if (i - lane < end) use(Logit(places[j]), places[j], i < end);
+    }
+  }
+}
+
+__device__ inline void Selection::FindBest() {
+  first_ = ~uint64_t{0};
+  ForEach<8>(0, vocab_, [&](float, uint64_t place, bool there) {
+    if (there && place < first_) first_ = place;
+  });
+  uint64_t best = first_;
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    const uint64_t other = __shfl_xor_sync(kAll, best, step);
+    best = other < best ? other : best;
+  }
+  if (threadIdx.x % kWarp == 0) memory_.warps[threadIdx.x / kWarp] = best;
+  __syncthreads();
+  for (const uint64_t other : memory_.warps) best = other < best ? other : best;
+  best_ = Logit(best);
+  best_token_ = Token(best);
+  __syncthreads();
+}
+
+// digit(logit, place): the token's bin, or -1 for none.
+template <typename Digit, typename Measure>
+__device__ void Selection::Sum(int begin, int end, const Digit& digit,
+                               const Measure& measure) {
+  memory_.low[threadIdx.x] = 0;
+  memory_.high[threadIdx.x] = 0;
+  __syncthreads();
+  ForEach<4>(begin, end, [&](float logit, uint64_t place, bool there) {
+    const int bin = there ? digit(logit, place) : -1;
+    AddToBins(memory_, bin, bin >= 0 ? measure(logit) : 0);
+  });
+  __syncthreads();
+}
+
+// After Sum, needed(sum of all bins): where it is reached.
+template <typename Needed>
+__device__ Selection::Found Selection::Find(const Needed& needed) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const auto running = [lane](uint64_t x) {  // sum of the lanes up to this one
+    for (int step = 1; step < kWarp; step *= 2) {
+      const uint64_t other = __shfl_up_sync(kAll, x, static_cast<unsigned>(step));
+      if (lane >= step) x += other;
+    }
+    return x;
+  };
+  const uint64_t mine =
+      static_cast<uint64_t>(memory_.high[threadIdx.x]) << 32 | memory_.low[threadIdx.x];
+  uint64_t sum = running(mine);
+  if (lane == kWarp - 1) memory_.warps[warp] = sum;
+  __syncthreads();
+  const uint64_t warps = running(memory_.warps[lane]);
+  const uint64_t total = __shfl_sync(kAll, warps, kWarp - 1);
+  const uint64_t before = __shfl_sync(kAll, warps, warp == 0 ? 0 : warp - 1);
+  if (warp > 0) sum += before;
+  const uint64_t border = needed(total);
+  if (sum >= border && sum - mine < border) {  // one thread
+    memory_.found_digit = static_cast<int>(threadIdx.x);
+    memory_.found[0] = mine;
+    memory_.found[1] = border - (sum - mine);
+  }
+  __syncthreads();
+  return {memory_.found_digit, memory_.found[0], memory_.found[1]};
+}
+
+// Lists what is kept of the row, if there is room for all of it.
+__device__ inline void Selection::ListKept() {
+  if (threadIdx.x == 0) memory_.listed = 0;
+  __syncthreads();
+  ForEach<8>(0, vocab_, [&](float logit, uint64_t place, bool there) {
+    const bool kept = there && IsKept(logit, place);
+    const unsigned mask = __ballot_sync(kAll, kept);
+    if (mask == 0) return;
+    const unsigned lane = threadIdx.x % kWarp;
+    int at = 0;
+    if (lane == 0) at = atomicAdd(&memory_.listed, __popc(mask));
+    at = __shfl_sync(kAll, at, 0) + __popc(mask & ((1u << lane) - 1));
+    if (kept && at < tuning::kSelectListed) memory_.list[at] = place;
+  });
+  __syncthreads();
+  listed_ = memory_.listed;
+  in_list_ = listed_ <= tuning::kSelectListed;
+  __syncthreads();
+}
+
+// By distances first, then by the place itself, as far as needed: within the border's bin
+// of distances, and all of a bin is kept if all of its sum is needed.
+template <typename Measure, typename Needed>
+__device__ void Selection::KeepFirst(const Measure& measure, const Needed& needed) {
+  uint64_t prefix = 0, left = 0;
+  int above = 32 + id_bits_ + kDigitBits;  // the first digit is none of the place
+  int shift = 32 + id_bits_;
+  int distance = -1;
+#pragma unroll 1
+  while (true) {
+    Sum(
+        0, vocab_,
+        [&](float logit, uint64_t place) {
+          const int far = Distance(logit);
+          if (place > last_ || far > last_distance_) return -1;
+          if (distance < 0) return far;
+          if (far != distance || place >> above != prefix) return -1;
+          return static_cast<int>(place >> shift & ((1u << (above - shift)) - 1));
+        },
+        measure);
+    const Found found =
+        Find([&](uint64_t sum) { return distance < 0 ? needed(sum) : left; });
+    left = found.left;
+    if (distance < 0) {
+      distance = last_distance_ = found.digit;
+      if (!in_list_) ListKept();
+    } else {
+      prefix = prefix << (above - shift) | static_cast<unsigned>(found.digit);
+    }
+    if (left == found.inside || shift == 0) break;
+    above = shift;
+    shift = shift > kDigitBits ? shift - kDigitBits : 0;
+  }
+  if (above > 32 + id_bits_) return;
+  const uint64_t last = ((prefix + 1) << shift) - 1;
+  last_ = last < last_ ? last : last_;
+}
+
+__device__ inline void Selection::KeepBest(int k) {
+  // There are k tokens up to the k-th of the threads' first ones, and few more: those
+  // that are not the first of their thread.
+  bool by_firsts = k <= kSelectThreads;
+  if (by_firsts) {
+    memory_.list[threadIdx.x] = first_;
+    listed_ = vocab_ < kSelectThreads ? vocab_ : kSelectThreads;
+    in_list_ = true;
+  }
+#pragma unroll 1
+  while (true) {
+    KeepFirst([](float) { return uint64_t{1}; },
+              [k](uint64_t) { return static_cast<uint64_t>(k); });
+    if (!by_firsts) return;
+    by_firsts = in_list_ = false;
+    ListKept();
+  }
+}
+
+template <typename Measure, typename Needed>
+__device__ int Selection::TokenAt(const Measure& measure, const Needed& needed) {
+  int prefix = 0, begin = 0, end = vocab_, above = id_bits_;
+  uint64_t left = 0;
+#pragma unroll 1
+  while (true) {
+    const int shift = above > kDigitBits ? above - kDigitBits : 0;
+    Sum(
+        begin, end,
+        [&](float logit, uint64_t place) {
+          const int token = Token(place);
+          return token >> above == prefix && IsKept(logit, place)
+                     ? token >> shift & ((1 << (above - shift)) - 1)
+                     : -1;
+        },
+        measure);
+    const Found found =
+        Find([&](uint64_t sum) { return above == id_bits_ ? needed(sum) : left; });
+    left = found.left;
+    prefix = prefix << (above - shift) | found.digit;
+    if (shift == 0) return prefix;
+    begin = prefix << shift;
+    end = (prefix + 1) << shift;
+    end = end < vocab_ ? end : vocab_;
+    above = shift;
+  }
+}
+
+template <typename Use>
+__device__ void Selection::ForEachKept(const Use& use) {
+  if (!in_list_) ListKept();
+  for (int i = static_cast<int>(threadIdx.x); i < listed_; i += kSelectThreads) {
+    const uint64_t place = memory_.list[i];
+    if (!IsKept(Logit(place), place)) continue;
+    int before = 0;
+    for (int j = 0; j < listed_; ++j) before += memory_.list[j] < place ? 1 : 0;
+    use(Token(place), Logit(place), before);
+  }
+  __syncthreads();
+}
+
+}  // namespace quire::kernels::cuda

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "ATen/Parallel.h"
 #include "ATen/ops/empty.h"
 #include "ATen/ops/stack.h"
 #include "absl/strings/match.h"
@@ -15,23 +14,12 @@
 #include "core/base/status_macros.h"
 #include "core/dga/probe_positions.h"
 #include "core/kernels/cuda/refined.h"
+#include "core/kernels/cuda/sample.h"
 #include "core/runner/cuda_attention_stats.h"
 #include "core/runner/refined_pays.h"
 #include "core/runner/step_checks.h"
-#include "core/runner/token_score.h"
 
 namespace quire {
-namespace {
-
-// The next token is the one with the largest logit, and nothing else is asked of the row.
-bool IsGreedy(const StepItem& item) {
-  const SamplingParams& s = item.sampling;
-  return s.temperature == 0 && s.repetition_penalty == 1 && s.presence_penalty == 0 &&
-         s.frequency_penalty == 0 && s.no_repeat_ngram == 0 && item.top_logprobs == 0;
-}
-
-}  // namespace
-
 absl::Status CudaModelRunner::CheckAttention(const AttentionOptions& attention) const {
   const auto refuse = [&](absl::string_view what) {
     return absl::UnimplementedError(absl::StrCat(
@@ -60,6 +48,11 @@ absl::Status CudaModelRunner::CheckAttention(const AttentionOptions& attention) 
 absl::Status CudaModelRunner::Check(const StepItem& item) const {
   QUIRE_RETURN_IF_ERROR(CheckItem(item, decoder_->config(), geometry_));
   QUIRE_RETURN_IF_ERROR(CheckAttention(item.attention));
+  if (item.top_logprobs > kernels::cuda::kMaxListedTokens) {
+    return absl::UnimplementedError(absl::StrCat(
+        "top_logprobs is ", item.top_logprobs, "; device ", decoder_->device().str(),
+        " lists at most ", kernels::cuda::kMaxListedTokens));
+  }
   const int64_t end = item.begin + static_cast<int64_t>(item.tokens.size());
   const auto used = item.blocks.first(geometry_.BlocksFor(end));
   if (std::find(used.begin(), used.end(), kNoBlock) != used.end()) {
@@ -130,43 +123,20 @@ std::vector<CudaModelRunner::Wanted> CudaModelRunner::Want(Items items,
     Wanted wanted;
     for (size_t i = 0; i < item->targets.size(); ++i) {
       if (item->targets[i] == kNoTarget) continue;
-      wanted.targets.push_back(item->targets[i]);
-      wanted.scores.push_back(readout.Want(first + static_cast<int64_t>(i),
-                                           item->targets[i], item->top_logprobs > 0));
+      wanted.scores.push_back(
+          readout.WantScore(first + static_cast<int64_t>(i), *item, item->targets[i]));
     }
     first += static_cast<int64_t>(item->tokens.size());
-    if (item->sample)
-      wanted.sample = readout.Want(first - 1, kNoTarget, !IsGreedy(*item));
+    if (item->sample) wanted.sample = readout.WantSample(first - 1, *item);
     all.push_back(std::move(wanted));
   }
   return all;
 }
 
-void CudaModelRunner::Finish(const StepItem& item, const Wanted& wanted,
-                             const CudaReadout& readout, StepResult& result) {
-  for (size_t i = 0; i < wanted.scores.size(); ++i) {
-    const CudaReadout::Summary summary = readout.summary(wanted.scores[i]);
-    TokenScore score;
-    score.token = wanted.targets[i];
-    score.logprob = summary.target_logit - summary.log_sum;
-    if (item.ranks) score.rank = summary.larger + 1;
-    if (item.top_logprobs > 0) {
-      score.top = TopLogprobs(readout.logits(wanted.scores[i]), item.top_logprobs);
-    }
-    result.scores.push_back(std::move(score));
-  }
-  if (!wanted.sample.has_value()) return;
-  const CudaReadout::Summary summary = readout.summary(*wanted.sample);
-  if (IsGreedy(item)) {
-    result.sampled = TokenScore{.token = summary.best,
-                                .logprob = summary.best_logit - summary.log_sum,
-                                .rank = item.ranks ? 1 : 0};
-    return;
-  }
-  const absl::Span<const float> logits = readout.logits(*wanted.sample);
-  const TokenId token = Sample(logits, item.sampling, item.history, item.sample_step);
-  result.sampled =
-      ScoreToken(logits, summary.log_sum, token, item.ranks, item.top_logprobs);
+void CudaModelRunner::Finish(const Wanted& wanted, const CudaReadout& readout,
+                             StepResult& result) {
+  for (const size_t score : wanted.scores) result.scores.push_back(readout.Score(score));
+  if (wanted.sample.has_value()) result.sampled = readout.Score(*wanted.sample);
 }
 
 // Its state, begun for these rows.
@@ -298,14 +268,7 @@ std::vector<StepResult> CudaModelRunner::Compute(Items items,
   c10::cuda::getCurrentCUDAStream().synchronize();
   TakeImportance(probes, results);
   TakeStats(sequences, counted, result.indexed_pages, results);
-  // Whole rows are much to look at; to wake other threads for less is a waste.
-  const auto count = static_cast<int64_t>(items.size());
-  at::parallel_for(0, count, readout.whole_rows() > 0 ? 1 : count,
-                   [&](int64_t first, int64_t last) {
-                     for (int64_t i = first; i < last; ++i) {
-                       Finish(*items[i], wanted[i], readout, results[i]);
-                     }
-                   });
+  for (size_t i = 0; i < items.size(); ++i) Finish(wanted[i], readout, results[i]);
   return results;
 }
 

@@ -30,7 +30,6 @@ class CudaModelRunner final : public ModelRunner {
   // What is wanted of an item's rows: numbers in the readout.
   struct Wanted {
     std::vector<size_t> scores;
-    std::vector<TokenId> targets;  // of scores
     std::optional<size_t> sample;
   };
 
@@ -50,8 +49,8 @@ class CudaModelRunner final : public ModelRunner {
   std::vector<CudaDecoder::Probe> Probes(Items items,
                                          std::vector<StepResult>& results) const;
   static std::vector<Wanted> Want(Items items, CudaReadout& readout);
-  static void Finish(const StepItem& item, const Wanted& wanted,
-                     const CudaReadout& readout, StepResult& result);
+  static void Finish(const Wanted& wanted, const CudaReadout& readout,
+                     StepResult& result);
   CudaFaithful* BeginFaithful(const StepItem& item, const kernels::SequenceRows& rows);
   CudaSequence SequenceOf(const StepItem& item, int64_t first_row);
   AttentionWork IndexWork(int64_t pages) const;

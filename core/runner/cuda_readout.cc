@@ -5,7 +5,6 @@
 
 #include "ATen/ops/empty.h"
 #include "ATen/ops/index_select.h"
-#include "core/base/check.h"
 #include "core/model/cuda_row_summary.h"
 
 namespace quire {
@@ -14,79 +13,84 @@ namespace {
 // Rows of logits that exist at a time: 512 x vocab x 4 bytes.
 constexpr size_t kPartRows = 512;
 
-at::Tensor Pinned(at::IntArrayRef shape, at::ScalarType type) {
-  return at::empty(shape, at::TensorOptions(type).pinned_memory(true));
+at::Tensor PinnedInts(at::IntArrayRef shape) {
+  return at::empty(shape, at::TensorOptions(at::kInt).pinned_memory(true));
+}
+
+at::Tensor ToHost(const at::Tensor& numbers) {
+  at::Tensor host = PinnedInts(numbers.sizes());
+  host.copy_(numbers, /*non_blocking=*/true);
+  return host;
+}
+
+// The next token is the one with the largest logit.
+bool TakesBest(const StepItem& item) {
+  const SamplingParams& sampling = item.sampling;
+  return sampling.temperature == 0 && (!sampling.UsesHistory() || item.history.empty());
 }
 
 }  // namespace
 
-size_t CudaReadout::Want(int64_t row, TokenId target, bool whole) {
-  wanted_.push_back({row, target, whole ? whole_rows_++ : -1});
+size_t CudaReadout::WantScore(int64_t row, const StepItem& item, TokenId target) {
+  wanted_.push_back({row, &item, target});
   return wanted_.size() - 1;
+}
+
+size_t CudaReadout::WantSample(int64_t row, const StepItem& item) {
+  return WantScore(row, item, kNoTarget);
 }
 
 void CudaReadout::Launch() {
   if (wanted_.empty()) return;
-  if (whole_rows_ > 0) {
-    rows_ = Pinned({whole_rows_, decoder_.config().vocab_size}, at::kFloat);
-  }
-  if (result_.numbers.defined()) {
-    SendNumbers();
+  if (!result_.numbers.defined()) {
+    for (size_t first = 0; first < wanted_.size(); first += kPartRows) {
+      LaunchPart(first, std::min(kPartRows, wanted_.size() - first));
+    }
     return;
   }
-  numbers_ = Pinned({kRowNumbers, static_cast<int64_t>(wanted_.size())}, at::kInt);
-  for (size_t first = 0; first < wanted_.size(); first += kPartRows) {
-    LaunchPart(first, std::min(kPartRows, wanted_.size() - first));
+  parts_.push_back({ToHost(result_.numbers)});
+  for (Wanted& wanted : wanted_) {
+    wanted.column = wanted.row;
+    Choose(wanted, wanted.row);
   }
-}
-
-void CudaReadout::SendNumbers() {
-  numbers_ = Pinned(result_.numbers.sizes(), at::kInt);
-  numbers_.copy_(result_.numbers, /*non_blocking=*/true);
-  std::vector<int32_t> whole;
-  for (const Wanted& w : wanted_) {
-    if (w.whole >= 0) whole.push_back(static_cast<int32_t>(w.row));
-  }
-  SendWhole(result_.logits, whole, 0);
+  parts_.back().choices.Launch(result_.logits);
 }
 
 void CudaReadout::LaunchPart(size_t first, size_t count) {
   const auto n = static_cast<int64_t>(count);
-  const at::Tensor host = Pinned({2, n}, at::kInt);
-  std::vector<int32_t> whole;  // of the part's rows
-  int64_t first_whole = 0;
+  const at::Tensor host = PinnedInts({2, n});
   for (size_t i = 0; i < count; ++i) {
-    const Wanted& w = wanted_[first + i];
-    host.data_ptr<int32_t>()[i] = static_cast<int32_t>(w.row);
-    host.data_ptr<int32_t>()[count + i] = w.target;
-    if (w.whole < 0) continue;
-    if (whole.empty()) first_whole = w.whole;
-    whole.push_back(static_cast<int32_t>(i));
+    host.data_ptr<int32_t>()[i] = static_cast<int32_t>(wanted_[first + i].row);
+    host.data_ptr<int32_t>()[count + i] = wanted_[first + i].target;
   }
   const at::Tensor& hidden = result_.hidden;
   const at::Tensor sent = host.to(hidden.device(), at::kInt, /*non_blocking=*/true);
   const at::Tensor logits = decoder_.Logits(at::index_select(hidden, 0, sent[0]));
-  numbers_.narrow(1, static_cast<int64_t>(first), n)
-      .copy_(SummarizeLogits(logits, sent[1].const_data_ptr<int32_t>()), true);
-  SendWhole(logits, whole, first_whole);
+  parts_.push_back({ToHost(SummarizeLogits(logits, sent[1].const_data_ptr<int32_t>()))});
+  for (size_t i = 0; i < count; ++i) {
+    Wanted& wanted = wanted_[first + i];
+    wanted.part = parts_.size() - 1;
+    wanted.column = static_cast<int64_t>(i);
+    Choose(wanted, wanted.column);
+  }
+  parts_.back().choices.Launch(logits);
 }
 
-void CudaReadout::SendWhole(const at::Tensor& logits, const std::vector<int32_t>& rows,
-                            int64_t first) {
-  if (rows.empty()) return;
-  const at::Tensor index = Pinned({static_cast<int64_t>(rows.size())}, at::kInt);
-  std::copy(rows.begin(), rows.end(), index.data_ptr<int32_t>());
-  rows_.narrow(0, first, index.size(0))
-      .copy_(at::index_select(logits, 0, index.to(logits.device(), at::kInt, true)),
-             true);
+void CudaReadout::Choose(Wanted& wanted, int64_t row) {
+  CudaChoices& choices = parts_.back().choices;
+  const StepItem& item = *wanted.item;
+  if (wanted.target == kNoTarget && !TakesBest(item)) {
+    wanted.sample =
+        choices.AddSample(row, item.sampling, item.history, item.sample_step, item.ranks);
+  }
+  if (item.top_logprobs > 0) wanted.list = choices.AddList(row, item.top_logprobs);
 }
 
-CudaReadout::Summary CudaReadout::summary(size_t number) const {
-  const int64_t column =
-      result_.numbers.defined() ? wanted_[number].row : static_cast<int64_t>(number);
+CudaReadout::Summary CudaReadout::SummaryOf(const Wanted& wanted) const {
+  const at::Tensor& numbers = parts_[wanted.part].numbers;
   const auto at = [&](RowNumber i) {
-    return numbers_.const_data_ptr<int32_t>() +
-           static_cast<int64_t>(i) * numbers_.size(1) + column;
+    return numbers.const_data_ptr<int32_t>() + static_cast<int64_t>(i) * numbers.size(1) +
+           wanted.column;
   };
   const auto real = [&](RowNumber i) {
     float x;
@@ -97,11 +101,30 @@ CudaReadout::Summary CudaReadout::summary(size_t number) const {
           real(RowNumber::kTargetLogit), *at(RowNumber::kLarger)};
 }
 
-absl::Span<const float> CudaReadout::logits(size_t number) const {
-  const int64_t whole = wanted_[number].whole;
-  QUIRE_CHECK(whole >= 0);
-  const int64_t vocab = rows_.size(1);
-  return {rows_.const_data_ptr<float>() + whole * vocab, static_cast<size_t>(vocab)};
+TokenScore CudaReadout::Score(size_t number) const {
+  const Wanted& wanted = wanted_[number];
+  const StepItem& item = *wanted.item;
+  const CudaChoices& choices = parts_[wanted.part].choices;
+  const Summary summary = SummaryOf(wanted);
+  TokenScore score;
+  int32_t larger = 0;
+  if (wanted.target != kNoTarget) {
+    score = {wanted.target, summary.target_logit - summary.log_sum};
+    larger = summary.larger;
+  } else if (TakesBest(item)) {
+    score = {summary.best, summary.best_logit - summary.log_sum};
+  } else {
+    const kernels::cuda::SampledToken& chosen = choices.sample(wanted.sample);
+    score = {chosen.token, chosen.logit - summary.log_sum};
+    larger = chosen.larger;
+  }
+  if (item.ranks) score.rank = larger + 1;
+  if (item.top_logprobs > 0) {
+    for (const kernels::cuda::ListedToken& listed : choices.list(wanted.list)) {
+      score.top.push_back({listed.token, listed.logit - summary.log_sum});
+    }
+  }
+  return score;
 }
 
 }  // namespace quire

@@ -4,59 +4,67 @@
 #include <vector>
 
 #include "ATen/core/Tensor.h"
-#include "absl/types/span.h"
 #include "core/model/cuda_decoder.h"
+#include "core/runner/cuda_choices.h"
 #include "core/step/step.h"
 
 namespace quire {
 
-// Rows of a step's result whose logits are wanted: the device sums them up, so that but
-// a few numbers of each come to the host. Whole rows come only where somebody must see
-// them: to draw, to apply penalties, to list alternatives.
+// What is wanted of rows of a step's result: probabilities of given tokens, tokens to
+// come after, alternatives. All of it is computed on the device, so that but a few
+// numbers of each row come to the host.
 class CudaReadout {
  public:
   // Both must outlive it.
   CudaReadout(const CudaDecoder& decoder, const CudaDecoder::Result& result)
       : decoder_(decoder), result_(result) {}
 
-  // target: kNoTarget if a token is to be chosen; if the result has its numbers already,
-  // that of the row's sequence. Returns the row's number in here.
-  size_t Want(int64_t row, TokenId target, bool whole);
-
-  int64_t whole_rows() const { return whole_rows_; }
+  // The score of the token `target` after a row of the item, which must outlive this. If
+  // the result has its numbers already, the target must be that of the row's sequence.
+  // Returns its number in here.
+  size_t WantScore(int64_t row, const StepItem& item, TokenId target);
+  // The token to come after a row of the item, and its score.
+  size_t WantSample(int64_t row, const StepItem& item);
 
   // Launches all of it, in order.
   void Launch();
 
   // After the stream was waited for.
-  struct Summary {
-    float log_sum = 0;
-    TokenId best = 0;  // ties go to the smaller id
-    float best_logit = 0;
-    float target_logit = 0;
-    int32_t larger = 0;  // logits above the target's
-  };
-  Summary summary(size_t number) const;
-  absl::Span<const float> logits(size_t number) const;  // REQUIRES: whole
+  TokenScore Score(size_t number) const;
 
  private:
   struct Wanted {
     int64_t row;
-    TokenId target;
-    int64_t whole;  // index among the whole rows, or -1
+    const StepItem* item;
+    TokenId target;  // kNoTarget: one is chosen
+    // Places among the results, once launched.
+    size_t part = 0;
+    int64_t column = 0;  // of the part's numbers
+    size_t sample = 0;   // of its choices, unless the best token is taken
+    size_t list = 0;     // of its choices, if alternatives are asked for
+  };
+  // Of rows whose logits exist at the same time.
+  struct Part {
+    at::Tensor numbers;  // [kRowNumbers, columns] int32, pinned
+    CudaChoices choices;
+  };
+  // Of the part's numbers, see kernels::cuda::RowSummary.
+  struct Summary {
+    float log_sum;
+    TokenId best;
+    float best_logit;
+    float target_logit;
+    int32_t larger;
   };
   void LaunchPart(size_t first, size_t count);
-  // Rows of logits, to places in rows_ from that of the first on.
-  void SendWhole(const at::Tensor& logits, const std::vector<int32_t>& rows,
-                 int64_t first);
-  void SendNumbers();
+  // Of the last part, whose logits these are; row: of them.
+  void Choose(Wanted& wanted, int64_t row);
+  Summary SummaryOf(const Wanted& wanted) const;
 
   const CudaDecoder& decoder_;
   const CudaDecoder::Result& result_;
   std::vector<Wanted> wanted_;
-  int64_t whole_rows_ = 0;
-  at::Tensor numbers_;  // [kRowNumbers, wanted or rows of the step] int32, pinned
-  at::Tensor rows_;     // [whole_rows_, vocab] float32, pinned
+  std::vector<Part> parts_;
 };
 
 }  // namespace quire

@@ -131,8 +131,7 @@ absl::Span<const float> Adjusted(absl::Span<const float> logits,
                                  const SamplingParams& params,
                                  absl::Span<const TokenId> history,
                                  std::vector<float>& storage) {
-  if (history.empty() || (!Penalizes(params) && params.no_repeat_ngram == 0))
-    return logits;
+  if (history.empty() || !params.UsesHistory()) return logits;
   storage.assign(logits.begin(), logits.end());
   if (Penalizes(params)) ApplyPenalties(history, params, absl::MakeSpan(storage));
   if (params.no_repeat_ngram == 0) return storage;
@@ -313,6 +312,10 @@ absl::Status SamplingParams::Validate() const {
                                                    no_repeat_ngram, "; it must be >= 0"));
   }
   return absl::OkStatus();
+}
+
+bool SamplingParams::UsesHistory() const {
+  return Penalizes(*this) || no_repeat_ngram > 0;
 }
 
 TokenId Sample(absl::Span<const float> logits, const SamplingParams& params,

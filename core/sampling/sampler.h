@@ -31,6 +31,8 @@ struct SamplingParams {
   // kInvalidArgument names the field ("sampling.top_p"), its limits and its value. NaN is
   // refused.
   absl::Status Validate() const;
+  // Whether penalties or n-grams change anything, given a history.
+  bool UsesHistory() const;
 };
 
 struct TokenLogprob {

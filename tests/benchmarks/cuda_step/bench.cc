@@ -215,7 +215,7 @@ void Bench::Profile(const Step& step, bool refined, Row& row) const {
     const CudaDecoder::Result result = decoder_->Forward(tokens, sequences, {}, *cache_);
     CudaReadout readout(*decoder_, result);
     for (size_t row = 0; row < tokens.size(); ++row) {
-      readout.Want(static_cast<int64_t>(row), kNoTarget, false);
+      readout.WantSample(static_cast<int64_t>(row), step.input.items[row]);
     }
     readout.Launch();
     const double launched = Microseconds();

@@ -294,7 +294,7 @@ TEST_F(CudaDecodeGraphTest, EverySizeAndKindAndNeverTooManyGraphs) {
   EXPECT_EQ(captured(), CudaGraphs::kMaxGraphs);
 }
 
-// Rows that come to the host whole, and what is chosen from them.
+// What is chosen from rows, and listed of them.
 TEST_F(CudaDecodeGraphTest, SampledRowsAndAlternatives) {
   Sequence text(7, 400, 0, kDense);
   ReadPrompt(*graphed_, text, 300);

@@ -65,22 +65,68 @@ TEST_F(CudaRunnerTest, TheSameStepGivesTheSameBits) {
   }
 }
 
-TEST_F(CudaRunnerTest, GreedyOnTheDeviceIsGreedyOnTheHost) {
+TEST_F(CudaRunnerTest, AlternativesBeginWithTheGreedyToken) {
   Sequence sequence(8, 100, 0);
   StepItem item = sequence.Item(100);
   item.sample = true;
-  const auto device = RunStep(gpu(), {.items = {item}});
-  item.top_logprobs = 5;  // brings the row to the host
-  const auto host = RunStep(gpu(), {.items = {item}});
-  ASSERT_TRUE(device[0].sampled.has_value() && host[0].sampled.has_value());
-  EXPECT_EQ(device[0].sampled->token, host[0].sampled->token);
-  EXPECT_EQ(device[0].sampled->logprob, host[0].sampled->logprob);
-  EXPECT_EQ(device[0].sampled->rank, 1);
-  ASSERT_EQ(host[0].sampled->top.size(), 5u);
-  EXPECT_EQ(host[0].sampled->top[0].token, host[0].sampled->token);
-  ASSERT_EQ(host[0].scores.size(), 100u);
-  EXPECT_EQ(host[0].scores[9].top.size(), 5u);
-  EXPECT_EQ(host[0].scores[9].logprob, device[0].scores[9].logprob);
+  const auto plain = RunStep(gpu(), {.items = {item}});
+  item.top_logprobs = 5;
+  const auto listed = RunStep(gpu(), {.items = {item}});
+  ASSERT_TRUE(plain[0].sampled.has_value() && listed[0].sampled.has_value());
+  EXPECT_TRUE(plain[0].sampled->top.empty());
+  EXPECT_EQ(listed[0].sampled->token, plain[0].sampled->token);
+  EXPECT_EQ(listed[0].sampled->logprob, plain[0].sampled->logprob);
+  EXPECT_EQ(plain[0].sampled->rank, 1);
+  ASSERT_EQ(listed[0].sampled->top.size(), 5u);
+  EXPECT_EQ(listed[0].sampled->top[0].token, plain[0].sampled->token);
+  EXPECT_EQ(listed[0].sampled->top[0].logprob, plain[0].sampled->logprob);
+  ASSERT_EQ(listed[0].scores.size(), 100u);
+  for (size_t i = 0; i < 100; ++i) {
+    const TokenScore& score = listed[0].scores[i];
+    ASSERT_EQ(score.top.size(), 5u);
+    EXPECT_EQ(score.logprob, plain[0].scores[i].logprob);
+    if (score.rank > 5) continue;
+    EXPECT_EQ(score.top[score.rank - 1].logprob, score.logprob);
+  }
+}
+
+TEST_F(CudaRunnerTest, MoreAlternativesThanItListsAreRefused) {
+  const Sequence sequence(18, 70, 0);
+  StepItem item = sequence.Item(70);
+  item.top_logprobs = 1025;
+  const auto results = gpu().Step({.items = {item}});
+  ASSERT_TRUE(results.ok());
+  EXPECT_EQ((*results)[0].status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string((*results)[0].status.message()),
+              HasSubstr("top_logprobs is 1025; device cuda:0 lists at most 1024"));
+}
+
+// What is drawn depends on the logits, the settings, the seed and the step alone.
+TEST_F(CudaRunnerTest, SampledTokensRepeat) {
+  Sequence sequence(19, 120, 0);
+  const auto tokens = [&](uint64_t seed) {
+    std::vector<TokenId> drawn;
+    sequence.done = 0;
+    RunStep(gpu(), {.items = {sequence.Item(60)}});
+    for (sequence.done = 60; sequence.done < 120; ++sequence.done) {
+      StepItem item = sequence.Item(1);
+      item.sample = true;
+      item.sample_step = sequence.done;
+      item.history = drawn;
+      item.sampling = {.temperature = 1.2f,
+                       .top_p = 0.97f,
+                       .repetition_penalty = 1.1f,
+                       .no_repeat_ngram = 3,
+                       .seed = seed};
+      const auto results = RunStep(gpu(), {.items = {item}});
+      EXPECT_GT(results[0].sampled->rank, 0);
+      drawn.push_back(results[0].sampled->token);
+    }
+    return drawn;
+  };
+  const std::vector<TokenId> first = tokens(3);
+  EXPECT_EQ(tokens(3), first);
+  EXPECT_NE(tokens(4), first);
 }
 
 TEST_F(CudaRunnerTest, ACopiedBlockIsReadLikeItsOriginal) {

@@ -441,6 +441,21 @@ TEST(SamplingParamsTest, AcceptsTheLimitsThemselves) {
   EXPECT_EQ(least.Validate(), absl::OkStatus());
 }
 
+TEST(SamplingParamsTest, SaysWhetherItLooksAtTheHistory) {
+  EXPECT_FALSE(SamplingParams{}.UsesHistory());
+  EXPECT_FALSE((SamplingParams{.temperature = 1,
+                               .top_k = 3,
+                               .top_p = 0.5f,
+                               .min_p = 0.1f,
+                               .penalize_prompt = true,
+                               .seed = 4}
+                    .UsesHistory()));
+  EXPECT_TRUE((SamplingParams{.repetition_penalty = 0.9f}.UsesHistory()));
+  EXPECT_TRUE((SamplingParams{.presence_penalty = -1}.UsesHistory()));
+  EXPECT_TRUE((SamplingParams{.frequency_penalty = 1}.UsesHistory()));
+  EXPECT_TRUE((SamplingParams{.no_repeat_ngram = 1}.UsesHistory()));
+}
+
 TEST(SamplerTest, ExtremeParametersDoNotBreakIt) {
   const std::vector<float> logits = {1, 2, 3};
   const SamplingParams params{.temperature = 100,

@@ -128,6 +128,11 @@ Bench::Step Bench::MakeStep(const AttentionOptions& attention, int64_t batch,
                                 .blocks = step.blocks[i],
                                 .sample = true,
                                 .attention = attention});
+    if (!options_.sampled) continue;
+    step.input.items.back().sampling = {.temperature = 0.8f,
+                                        .top_k = 50,
+                                        .top_p = 0.95f,
+                                        .seed = static_cast<uint64_t>(i)};
   }
   return step;
 }
@@ -168,7 +173,7 @@ Row Bench::MeasureToken(AttentionMode mode, int64_t batch, int64_t length) {
     step.Advance();
   }
   Row row = {.model = model_,
-             .what = "token",
+             .what = options_.sampled ? "sampled_token" : "token",
              .mode = NameOf(mode),
              .batch = batch,
              .length = length,

@@ -14,6 +14,7 @@ struct Options {
   int steps = 50;  // that a median is of
   // Far columns of a query head that eps is chosen for: of a token, of a prompt's row.
   double columns = 450, prompt_columns = 1500;
+  bool sampled = false;  // tokens are drawn: temperature .8, top-k 50, top-p .95
   bool profile = false;  // the host's time by part
   bool graphs = true;
   int64_t chunk = 8192;  // of a prompt
@@ -31,7 +32,7 @@ class Bench {
   static int64_t Room(const std::string& model, at::Device device);
 
   // Latency of a token of `batch` sequences that have `length` tokens each, by the whole
-  // step: tables, layers, logits, greedy choice. Refined at the eps with which a head
+  // step: tables, layers, logits, choice. Refined at the eps with which a head
   // reads about options.columns far keys; random scores say nothing of what is enough.
   Row MeasureToken(AttentionMode mode, int64_t batch, int64_t length);
 

@@ -168,6 +168,7 @@ int Main(int argc, char** argv) {
   app.add_option("--prompt-columns", a.options.prompt_columns, "The same of prompts")
       ->check(CLI::Range(1.0, 1e6));
   app.add_option("--steps", a.options.steps)->check(CLI::Range(1, 100));
+  app.add_flag("--sampled", a.options.sampled, "Draw tokens: by .8, top-k 50, top-p .95");
   app.add_flag("--profile", a.options.profile, "The host's time by part");
   app.add_flag("!--no-graphs", a.options.graphs, "Launch by launch");
   app.add_option("--prompt", a.prompts, "Tokens of prompts to be read")

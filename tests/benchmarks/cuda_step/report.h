@@ -13,7 +13,7 @@ inline constexpr double kCopyLimit = 4.1;  // TB/s
 // One measurement; a row of the table.
 struct Row {
   std::string model;
-  std::string what;    // token, first_token, or a linear layer's name
+  std::string what;    // token, sampled_token, first_token, or a linear layer's name
   std::string mode;    // of the attention; own or cublas
   int64_t batch = 0;   // sequences, or rows
   int64_t length = 0;  // tokens in the cache, or of the prompt

@@ -59,6 +59,7 @@ __device__ inline float SumOverKeys(float x) {
 template <int kDim, int kTiles>
 class Tile {
  public:
+  __device__ Tile() {}  // of nothing
   // queries [share, kDim]
   __device__ Tile(const __nv_bfloat16* queries, int share, float scale)
       : lane_(FromHere(threadIdx.x % kWarp)), to_log2_(scale * kLog2E) {
@@ -143,8 +144,8 @@ class Tile {
     }
   }
 
-  const int lane_;
-  const float to_log2_;
+  int lane_;
+  float to_log2_;
   uint32_t queries_[kTiles][kDim / 16][2];
 };
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "core/kernels/cuda/dependent_launch.cuh"
 #include "core/kernels/cuda/refined_workspace.cuh"
 
 // RefinedDecode's first half: every far key's score by the index, and the softmax's sum
@@ -82,37 +83,48 @@ struct IndexQuery {
   }
 };
 
-// Products of queries [R, D] with the means of up to 16 pages, a page a row of a tile: of
-// pages l / 4 and l / 4 + 8 (null: none), heads 2 (l % 4) and the next. A sum over
-// channels does not mind their order: lanes have 8 neighbours each.
+// Products of queries [R, D] with the means of up to 16 pages, a page a row of a tile:
+// lanes have pages l / 4 and l / 4 + 8, heads 2 (l % 4) and the next. A sum over channels
+// does not mind their order: lanes have 8 neighbours each.
 template <int kDim>
-__device__ inline void DotMeans(const Bf16* queries, int share,
-                                const uint8_t* const (&means)[2], float (&dot)[4]) {
-  const int lane = threadIdx.x % kWarp, head = lane / 4;
-  uint4 mean[2][kDim / 32], query[kDim / 32];
+class PageMeans {
+ public:
+  // Of pages l / 4 and l / 4 + 8; null: none.
+  __device__ explicit PageMeans(const uint8_t* const (&means)[2]) {
 #pragma unroll
-  for (int j = 0; j < kDim / 32; ++j) {
-    const int chunk = 4 * j + lane % 4;
+    for (int j = 0; j < kDim / 32; ++j) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      mean[i][j] = means[i] == nullptr
-                       ? uint4{}
-                       : __ldg(reinterpret_cast<const uint4*>(means[i]) + chunk);
-    }
-    query[j] = uint4{};
-    if (head < share) {
-      query[j] = reinterpret_cast<const uint4*>(queries + head * kDim)[chunk];
+      for (int i = 0; i < 2; ++i) {
+        mean_[i][j] = means[i] == nullptr
+                          ? uint4{}
+                          : __ldg(reinterpret_cast<const uint4*>(means[i]) + Chunk(j));
+      }
     }
   }
+  __device__ void Dot(const Bf16* queries, int share, float (&dot)[4]) const {
+    const int head = static_cast<int>(threadIdx.x) % kWarp / 4;
+    uint4 query[kDim / 32];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) dot[i] = 0;
+    for (int j = 0; j < kDim / 32; ++j) {
+      query[j] = uint4{};
+      if (head < share) {
+        query[j] = reinterpret_cast<const uint4*>(queries + head * kDim)[Chunk(j)];
+      }
+    }
 #pragma unroll
-  for (int j = 0; j < kDim / 32; ++j) {
-    const uint4 &a = mean[0][j], &b = mean[1][j], &q = query[j];
-    MultiplyAdd(dot, {{a.x, b.x, a.y, b.y}}, q.x, q.y);
-    MultiplyAdd(dot, {{a.z, b.z, a.w, b.w}}, q.z, q.w);
+    for (int i = 0; i < 4; ++i) dot[i] = 0;
+#pragma unroll
+    for (int j = 0; j < kDim / 32; ++j) {
+      const uint4 &a = mean_[0][j], &b = mean_[1][j], &q = query[j];
+      MultiplyAdd(dot, {{a.x, b.x, a.y, b.y}}, q.x, q.y);
+      MultiplyAdd(dot, {{a.z, b.z, a.w, b.w}}, q.z, q.w);
+    }
   }
-}
+
+ private:
+  __device__ static int Chunk(int j) { return 4 * j + static_cast<int>(threadIdx.x) % 4; }
+  uint4 mean_[2][kDim / 32];
+};
 
 // A lane's units of those that a warp scores one after another: where the index has them.
 // Tables are read a warp's width at a time, so that no load of them is waited for between
@@ -264,6 +276,11 @@ struct LaneSums {
   }
 };
 
+__device__ inline void BeginAfterTheOneBefore() {
+  WaitForTheOneBefore();
+  LetTheNextBegin();
+}
+
 // A warp's units of a segment.
 template <int kDim, int kRow>
 class Scorer {
@@ -279,22 +296,28 @@ class Scorer {
         unit_(OwnUnit(line, s.begin + s.first)),
         mean_slot_(MeanSlot(unit_)) {}
 
+  // after_the_one_before: queries must not be read earlier.
+  __device__ void Start(bool after_the_one_before) {
+    const PageMeans<kDim> means = SendForMeans();
+    if (after_the_one_before) BeginAfterTheOneBefore();
+    SetMeans(means);
+    SetQueries();
+  }
+
   __device__ void Run(IndexStream<kDim>& stream, const ScoreStore<kRow>& store,
                       LaneSums& sums) {
-    SetQueries();
     const int last = s_.begin + s_.last;
-    float means[4];
     int row = 0;  // of the tile of means
 #pragma unroll 1
-    for (; unit_ < last; unit_ += kScoreWarps) {
-      if (row == 0) {
-        LoadMeans(means);
-        mean_slot_ = MeanSlot(unit_ + kMeanRows * kScoreWarps);
+    for (; unit_ < last; unit_ += kScoreWarps, ++row) {
+      if (row == kMeanRows) {
+        SetMeans(SendForMeans());
+        row = 0;
       }
       Page page;
       stream.Take(page);
       __half2 score[kScores];
-      Score(page, row, means, score);
+      Score(page, row, score);
       sums.Add(score);
       const int local = unit_ - store.begin;
       if (local < ScoreStore<kRow>::kSharedPages) {
@@ -302,7 +325,6 @@ class Scorer {
       } else {
         Keep(score, store.global + static_cast<int64_t>(local) * Layout::kPage);
       }
-      row = (row + 1) & (kMeanRows - 1);
     }
   }
 
@@ -353,26 +375,30 @@ class Scorer {
     return a_.index + slot * IndexPageBytes(kDim) + IndexStream<kDim>::kStageBytes;
   }
 
-  // Of kMeanRows units; in log2.
-  __device__ void LoadMeans(float (&means)[4]) const {
+  // Of the kMeanRows units from unit_ on.
+  __device__ PageMeans<kDim> SendForMeans() const {
     const uint8_t* rows[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int slot = __shfl_sync(kAll, mean_slot_, lane_ / 4 + 8 * i);
       rows[i] = slot < 0 ? nullptr : Mean(slot);
     }
-    DotMeans<kDim>(queries_, Share(a_), rows, means);
+    return PageMeans<kDim>(rows);
+  }
+  // In log2; the next ones are sent for.
+  __device__ void SetMeans(const PageMeans<kDim>& means) {
+    means.Dot(queries_, Share(a_), means_);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) means[i] *= to_log2_;
+    for (int i = 0; i < 4; ++i) means_[i] *= to_log2_;
+    mean_slot_ = MeanSlot(unit_ + kMeanRows * kScoreWarps);
   }
 
   // The lane's scores, [i][2 keys] pairs of heads. The high half of a byte counts as 16
   // times the code, so that nothing need be shifted.
-  __device__ void Score(const Page& page, int row, const float (&means)[4],
-                        __half2 (&score)[kScores]) const {
+  __device__ void Score(const Page& page, int row, __half2 (&score)[kScores]) const {
     const int from = row % 8 * 4 + Layout::Pair(lane_);
-    const float mean[2] = {__shfl_sync(kAll, row < 8 ? means[0] : means[2], from),
-                           __shfl_sync(kAll, row < 8 ? means[1] : means[3], from)};
+    const float mean[2] = {__shfl_sync(kAll, row < 8 ? means_[0] : means_[2], from),
+                           __shfl_sync(kAll, row < 8 ? means_[1] : means_[3], from)};
 #pragma unroll
     for (int i = 0; i < Layout::kPairs; ++i) {
       int low[4] = {}, high[4] = {start_[0], start_[1], start_[0], start_[1]};
@@ -407,7 +433,8 @@ class Scorer {
   const Bf16* const queries_;
   const float to_log2_;
   int unit_;
-  int mean_slot_;
+  int mean_slot_;   // of the next ones
+  float means_[4];  // of kMeanRows units
   uint32_t low_[Layout::kTiles][kDim / 32], high_[Layout::kTiles][kDim / 32];
   int start_[2];  // 16 times the query's
   float step_[2];

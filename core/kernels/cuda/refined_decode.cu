@@ -51,20 +51,17 @@ struct Memory {
 // Both lines in which a head has parts. Blocks that come last in one are first in the
 // other.
 struct Lines {
+  int pages;  // sent for first
   WorkLine far, near;
 
   __device__ explicit Lines(const RefinedDecodeArgs& a)
-      : far(a.first_far_page, a.near.sequences, a.near.kv_heads),
+      : pages(WorkLine::PagesOfLane(a.first_far_page, a.near.sequences)),
+        far(a.first_far_page, a.near.sequences, a.near.kv_heads),
         near(a.near.first_page, a.near.sequences, a.near.kv_heads,
              static_cast<int>(gridDim.x - 1 - blockIdx.x)) {
-    far.BeginAtHeads();
+    far.BeginAtHeads(pages);
   }
 };
-
-__device__ void BeginAfterTheOneBefore() {
-  WaitForTheOneBefore();
-  LetTheNextBegin();
-}
 
 // The block's part of what is read for certain, by the last warps.
 template <int kDim, int kRow>
@@ -83,8 +80,8 @@ __device__ void ReadNear(const RefinedDecodeArgs& a, const WorkLine& line,
     results.Put(warp, acc);
     SyncCertainWarps();
     const int64_t slot = line.Slot(segment) * share;
-    results.Deliver(thread, kCertainWarps * kWarp, SyncCertainWarps, share, work.near,
-                    slot);
+    results.Deliver(kCertainWarps, thread, kCertainWarps * kWarp, SyncCertainWarps, share,
+                    work.near, slot);
     SyncCertainWarps();  // before the results become something else
     if (thread < share) {
       SendLogOf(work.near_logs + slot + thread, work.near.parts[slot + thread]);
@@ -101,7 +98,7 @@ __device__ void ScoreFar(const RefinedDecodeArgs& a, const WorkLine& line,
   for (int unit = line.begin; unit < line.end; ++turn) {
     const Segment segment = line.At(unit);
     Scorer<kDim, kRow> scorer(a, line, segment);
-    if (turn == 0) BeginAfterTheOneBefore();
+    scorer.Start(turn == 0);
     LaneSums sums;
     scorer.Run(stream, store, sums);
     DeliverSums<kRow>(sums, Share(a), turn,
@@ -181,23 +178,44 @@ template <int kDim>
 __device__ void Finish(const RefinedDecodeArgs& a, const Segment& s,
                        const HeadParts& parts, const RefinedWorkspace& work,
                        char* shared) {
-  const int share = parts.share;
+  const int share = parts.share, count = parts.count();
+  const float* const far = work.drawn.values + parts.far_slot * kDim;
+  const float* const near =
+      work.near.values + (parts.near_slot - parts.far * share) * kDim;
+  const auto value_of = [&](int p, int i) {
+    return (p < parts.far ? far : near)[p * share * kDim + i];
+  };
+  // Sent for before it is known what they weigh.
+  constexpr int kAhead = 20;
+  const int first = static_cast<int>(threadIdx.x);
+  float ahead[kAhead];
+#pragma unroll
+  for (int p = 0; p < kAhead; ++p) {
+    ahead[p] = first < share * kDim && p < count ? value_of(p, first) : 0;
+  }
   const MergeMemory merged = JoinParts(
       [&](int p, int r) { return *parts.Of(p, r, work.drawn.parts, work.near.parts); },
-      parts.count(), share, shared);
+      count, share, shared);
   // Nobody waits for them any more.
-  for (int i = static_cast<int>(threadIdx.x); i < parts.count() * share;
-       i += kRefinedThreads) {
+  for (int i = first; i < count * share; i += kRefinedThreads) {
     *parts.Of(i / share, i % share, work.far_logs, work.near_logs) = 0;
   }
   const int64_t out = Queries(a, s) - a.near.q;
-  for (int i = static_cast<int>(threadIdx.x); i < share * kDim; i += kRefinedThreads) {
-    const float* const far = work.drawn.values + parts.far_slot * kDim + i;
-    const float* const near =
-        work.near.values + (parts.near_slot - parts.far * share) * kDim + i;
-    const float value = SumValues(merged, parts.count(), share, i / kDim, [&](int p) {
-      return (p < parts.far ? far : near)[p * share * kDim];
-    });
+  for (int i = first; i < share * kDim; i += kRefinedThreads) {
+    float value = 0;
+    const auto add = [&](int p, float x) {
+      // What no key went into may hold anything.
+      const float weight = merged.weights[p * share + i / kDim];
+      value += weight == 0 ? 0 : weight * x;
+    };
+    if (i == first) {
+#pragma unroll
+      for (int p = 0; p < kAhead; ++p) {
+        if (p < count) add(p, ahead[p]);
+      }
+    }
+#pragma unroll 4
+    for (int p = i == first ? kAhead : 0; p < count; ++p) add(p, value_of(p, i));
     const Part whole = merged.whole[i / kDim];
     a.near.out[out + i] = __float2bfloat16(value / whole.sum);
     if (i % kDim != 0) continue;
@@ -230,11 +248,12 @@ __device__ void ReadFar(const RefinedDecodeArgs& a, const Lines& lines,
         acc);
     __syncthreads();  // before the stages become results
     auto& results = *reinterpret_cast<typename Memory<kDim, kRow>::Drawn*>(memory.base);
-    results.Put(warp, acc);
+    const int readers = min(kRefinedWarps, (read + kSlice - 1) / kSlice);
+    if (warp < readers) results.Put(warp, acc);
     __syncthreads();
     results.Deliver(
-        static_cast<int>(threadIdx.x), kRefinedThreads, [] { __syncthreads(); }, share,
-        work.drawn, lines.far.Slot(segment) * share);
+        readers, static_cast<int>(threadIdx.x), kRefinedThreads, [] { __syncthreads(); },
+        share, work.drawn, lines.far.Slot(segment) * share);
     if (BroughtTheLast(work.arrived + segment.index, parts.far)) {
       Finish<kDim>(a, segment, parts, work, memory.base);
     }

@@ -224,18 +224,20 @@ class DrawReader {
     }
     const int total = __shfl_sync(kAll, end, kRefinedWarps - 1);
     if (warp_ * kSlice >= total) return total;
-    float bias = Fetch(warp_ * kSlice, total, end);
-    const Tile<kDim, 1> tile(Queries(a_, s_), Share(a_), a_.near.scale);
-    for (int first = warp_ * kSlice;;) {
+    Tile<kDim, 1> tile;
+#pragma unroll 1
+    for (int first = warp_ * kSlice; first < total; first += kRefinedWarps * kSlice) {
+      const float bias = Fetch(first, total, end);
+      if (first == warp_ * kSlice) {
+        tile = Tile<kDim, 1>(Queries(a_, s_), Share(a_), a_.near.scale);
+      }
       WaitForCopies<0>();
       __syncwarp();
       tile.Attend(
           stage_, [&](int row) { return __shfl_sync(kAll, bias, row); }, acc);
-      first += kRefinedWarps * kSlice;
-      if (first >= total) return total;
       __syncwarp();  // before the stage is filled again
-      bias = Fetch(first, total, end);
     }
+    return total;
   }
 
   // Sends for the entries from `first` on. end: of the lane's warp's entries. Returns the

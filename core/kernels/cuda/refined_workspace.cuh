@@ -164,7 +164,7 @@ __device__ inline float AwaitLog(const uint32_t* from) {
   return __uint_as_float(word);
 }
 
-// Results of kCount warps of a segment become one.
+// Results of at most kCount warps of a segment become one.
 template <int kDim, int kHeads, int kCount>
 struct WarpResults {
   float values[kCount][kHeads][kDim];
@@ -188,16 +188,16 @@ struct WarpResults {
     }
   }
 
-  // By `threads` threads, of which this is number `thread`, after a barrier that follows
-  // Put. sync: a barrier of these. `slot` is of one head.
+  // Of the first `count` warps, by `threads` threads, of which this is number `thread`,
+  // after a barrier that follows Put. sync: a barrier of these. `slot` is of one head.
   template <typename Sync>
-  __device__ void Deliver(int thread, int threads, Sync sync, int share,
+  __device__ void Deliver(int count, int thread, int threads, Sync sync, int share,
                           const PartialRows& to, int64_t slot) {
     const int lane = thread % kWarp;
     for (int head = thread / kWarp; head < share; head += threads / kWarp) {
-      const Part part = lane < kCount ? parts[lane][head] : Part();
+      const Part part = lane < count ? parts[lane][head] : Part();
       const Part whole = JoinLanes(part);
-      if (lane < kCount) {
+      if (lane < count) {
         weights[lane][head] = part.sum == 0 ? 0 : FastExp2(part.max - whole.max);
       }
       if (lane == 0) to.parts[slot + head] = whole;
@@ -205,8 +205,8 @@ struct WarpResults {
     sync();
     for (int i = thread; i < share * kDim; i += threads) {
       float sum = 0;
-#pragma unroll
-      for (int w = 0; w < kCount; ++w) {
+#pragma unroll 4
+      for (int w = 0; w < count; ++w) {
         sum += weights[w][i / kDim] * values[w][i / kDim][i % kDim];
       }
       to.values[slot * kDim + i] = sum;

@@ -15,16 +15,23 @@ constexpr double kLeastExponent = -31.5;
 // A token's probability is its weight up to a common factor. If the best logit is
 // infinite, its equals share everything.
 struct Weight {
-  double best;
+  float best;
+  float temperature;
   double inverse_temperature;
-  double least = 0;  // share of the best token's weight that counts
+  double least_share = 0;  // of the best token's weight
+
+  __device__ Weight(float best, float temperature)
+      : best(best), temperature(temperature), inverse_temperature(1.0 / temperature) {}
+
+  // Lower logits weigh nothing, by half an exponent at least.
+  __device__ float least() const { return best - 32 * temperature; }
 
   __device__ uint64_t operator()(float logit) const {
     if (logit == best) return kBestWeight;
-    const double exponent = (logit - best) * inverse_temperature;
+    const double exponent = (static_cast<double>(logit) - best) * inverse_temperature;
     if (!(exponent > kLeastExponent)) return 0;
     const double weight = exp(exponent);
-    return weight >= least ? __double2ull_rn(weight * static_cast<double>(kBestWeight))
+    return weight >= least_share ? __double2ull_rn(weight * static_cast<double>(kBestWeight))
                            : 0;
   }
 };
@@ -86,7 +93,7 @@ __device__ void Adjust(const SampleArgs& a, const SampledRow& r, bool ban) {
 }
 
 __device__ int Draw(Selection& selection, int vocab, const SampledRow& r) {
-  Weight weight = {selection.best(), 1.0 / r.temperature};
+  Weight weight(selection.best(), r.temperature);
   if (r.top_k > 0 && r.top_k < vocab) selection.KeepBest(r.top_k);
   if (r.top_p < 1) {
     selection.KeepFirst(weight, [&r](uint64_t sum) {
@@ -94,7 +101,7 @@ __device__ int Draw(Selection& selection, int vocab, const SampledRow& r) {
       return needed > 0 ? needed : 1;
     });
   }
-  weight.least = r.min_p;
+  weight.least_share = r.min_p;
   return selection.TokenAt(weight, [&r](uint64_t sum) {
     const auto below = static_cast<uint64_t>(static_cast<double>(sum) * r.point);
     return (below < sum ? below : sum - 1) + 1;

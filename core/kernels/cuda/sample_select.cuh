@@ -93,10 +93,15 @@ class Selection {
   __device__ void ForEachKept(const Use& use);
 
  private:
+  struct One {  // counts tokens
+    __device__ uint64_t operator()(float) const { return 1; }
+    __device__ static float least() { return -INFINITY; }
+  };
   struct Found {
     int digit;        // that the border is in
     uint64_t inside;  // sum of its bin
     uint64_t left;    // of what is needed: of the border's bin
+    uint64_t border;  // what is needed
   };
 
   // The order of floats, descending, as that of integers; its own inverse.
@@ -125,13 +130,27 @@ class Selection {
     return place <= last_ && Distance(logit) <= last_distance_;
   }
 
-  // kTogether: loads that a thread has on their way.
+  // A logit that is not above any that is kept. Differences are rounded, hence a step
+  // more than the distance.
+  __device__ float LeastKept() const {
+    const float by_place = last_ == ~uint64_t{0} ? -INFINITY : Logit(last_);
+    if (last_distance_ >= kDigits - 1) return by_place;
+    const float by_distance = best_ - static_cast<float>(last_distance_ + 2) / 32;
+    return fmaxf(by_place, by_distance);
+  }
+  __device__ bool IsFew() const {
+    return in_list_ && listed_ <= tuning::kSelectCompared;
+  }
+
   template <int kTogether, typename Use>
-  __device__ void ForEach(int begin, int end, const Use& use) const;
+  __device__ void ForEach(int begin, int end, float least, const Use& use) const;
   template <typename Digit, typename Measure>
   __device__ void Sum(int begin, int end, const Digit& digit, const Measure& measure);
   template <typename Needed>
   __device__ Found Find(const Needed& needed);
+  template <typename Order, typename Measure, typename Needed>
+  __device__ uint64_t BorderOfFew(const Order& order, const Measure& measure,
+                                  const Needed& needed);
   __device__ void ListKept();
 
   SelectMemory& memory_;
@@ -149,43 +168,65 @@ class Selection {
 };
 
 // use(logit, place, whether there is one) of tokens [begin, end) of the row, or of those
-// in the list; all lanes of a warp together.
+// in the list; all lanes of a warp together. It may leave out those of the row whose
+// logits are below `least`. kTogether: loads that a thread has on their way.
 template <int kTogether, typename Use>
-__device__ void Selection::ForEach(int begin, int end, const Use& use) const {
+__device__ void Selection::ForEach(int begin, int end, float least,
+                                   const Use& use) const {
   if (in_list_) {
     begin = 0;
     end = listed_;
   }
-  begin += static_cast<int>(threadIdx.x);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int start = begin + static_cast<int>(threadIdx.x);
 #pragma unroll 1
-  for (int first = begin; first - lane < end; first += kSelectThreads * kTogether) {
-    uint64_t places[kTogether];
+  for (int first = start; first - lane < end; first += kSelectThreads * kTogether) {
+    float x[kTogether];
 #pragma unroll
     for (int j = 0; j < kTogether; ++j) {
       const int i = first + j * kSelectThreads;
-      places[j] = 0;
-      if (i < end) places[j] = in_list_ ? memory_.list[i] : Place(Ordered(row_[i]), i);
+      x[j] = !in_list_ && i < end ? row_[i] : 0;
     }
 #pragma unroll
     for (int j = 0; j < kTogether; ++j) {
       const int i = first + j * kSelectThreads;
-      if (i - lane < end) use(Logit(places[j]), places[j], i < end);
+      if (i - lane >= end) break;
+      if (!in_list_ && __all_sync(kAll, i >= end || x[j] < least)) continue;
+      const float logit = Ordered(x[j]);
+      uint64_t place = Place(logit, i);
+      if (in_list_) place = i < end ? memory_.list[i] : 0;
+      use(in_list_ ? Logit(place) : logit, place, i < end);
     }
   }
 }
 
 __device__ inline void Selection::FindBest() {
-  first_ = ~uint64_t{0};
-  ForEach<8>(0, vocab_, [&](float, uint64_t place, bool there) {
-    if (there && place < first_) first_ = place;
-  });
+  constexpr int kTogether = 8;
+  const int thread = static_cast<int>(threadIdx.x);
+  float largest = -INFINITY;
+  int token = thread;
+#pragma unroll 1
+  for (int first = thread; first < vocab_; first += kSelectThreads * kTogether) {
+    float x[kTogether];
+#pragma unroll
+    for (int j = 0; j < kTogether; ++j) {
+      const int i = first + j * kSelectThreads;
+      x[j] = i < vocab_ ? row_[i] : -INFINITY;
+    }
+#pragma unroll
+    for (int j = 0; j < kTogether; ++j) {
+      if (!(x[j] > largest)) continue;  // NaN never is
+      largest = x[j];
+      token = first + j * kSelectThreads;
+    }
+  }
+  first_ = thread < vocab_ ? Place(Ordered(largest), token) : ~uint64_t{0};
   uint64_t best = first_;
   for (int step = kWarp / 2; step > 0; step /= 2) {
     const uint64_t other = __shfl_xor_sync(kAll, best, step);
     best = other < best ? other : best;
   }
-  if (threadIdx.x % kWarp == 0) memory_.warps[threadIdx.x / kWarp] = best;
+  if (thread % kWarp == 0) memory_.warps[thread / kWarp] = best;
   __syncthreads();
   for (const uint64_t other : memory_.warps) best = other < best ? other : best;
   best_ = Logit(best);
@@ -200,7 +241,8 @@ __device__ void Selection::Sum(int begin, int end, const Digit& digit,
   memory_.low[threadIdx.x] = 0;
   memory_.high[threadIdx.x] = 0;
   __syncthreads();
-  ForEach<4>(begin, end, [&](float logit, uint64_t place, bool there) {
+  const float least = fmaxf(LeastKept(), measure.least());
+  ForEach<4>(begin, end, least, [&](float logit, uint64_t place, bool there) {
     const int bin = there ? digit(logit, place) : -1;
     AddToBins(memory_, bin, bin >= 0 ? measure(logit) : 0);
   });
@@ -235,14 +277,45 @@ __device__ Selection::Found Selection::Find(const Needed& needed) {
     memory_.found[1] = border - (sum - mine);
   }
   __syncthreads();
-  return {memory_.found_digit, memory_.found[0], memory_.found[1]};
+  return {memory_.found_digit, memory_.found[0], memory_.found[1], border};
+}
+
+// The place, of those in a short list, at which measures come to needed(their sum) in the
+// order that order(place) gives: each is compared with each.
+template <typename Order, typename Measure, typename Needed>
+__device__ uint64_t Selection::BorderOfFew(const Order& order, const Measure& measure,
+                                           const Needed& needed) {
+  static_assert(tuning::kSelectCompared <= kSelectThreads);
+  const int i = static_cast<int>(threadIdx.x);
+  uint64_t place = 0, mine = 0;
+  if (i < listed_) {
+    place = memory_.list[i];
+    if (IsKept(Logit(place), place)) mine = measure(Logit(place));
+    memory_.low[i] = static_cast<uint32_t>(mine);
+    memory_.high[i] = static_cast<uint32_t>(mine >> 32);
+  }
+  __syncthreads();
+  uint64_t sum = 0, before = 0;
+  if (i < listed_) {
+#pragma unroll 4
+    for (int j = 0; j < listed_; ++j) {
+      const uint64_t other =
+          static_cast<uint64_t>(memory_.high[j]) << 32 | memory_.low[j];
+      sum += other;
+      before += order(memory_.list[j]) < order(place) ? other : 0;
+    }
+    const uint64_t border = needed(sum);
+    if (before < border && before + mine >= border) memory_.found[0] = place;
+  }
+  __syncthreads();
+  return memory_.found[0];
 }
 
 // Lists what is kept of the row, if there is room for all of it.
 __device__ inline void Selection::ListKept() {
   if (threadIdx.x == 0) memory_.listed = 0;
   __syncthreads();
-  ForEach<8>(0, vocab_, [&](float logit, uint64_t place, bool there) {
+  ForEach<8>(0, vocab_, LeastKept(), [&](float logit, uint64_t place, bool there) {
     const bool kept = there && IsKept(logit, place);
     const unsigned mask = __ballot_sync(kAll, kept);
     if (mask == 0) return;
@@ -261,13 +334,19 @@ __device__ inline void Selection::ListKept() {
 // By distances first, then by the place itself, as far as needed: within the border's bin
 // of distances, and all of a bin is kept if all of its sum is needed.
 template <typename Measure, typename Needed>
-__device__ void Selection::KeepFirst(const Measure& measure, const Needed& needed) {
-  uint64_t prefix = 0, left = 0;
+__device__ void Selection::KeepFirst(const Measure& measure, const Needed& needed,
+                                     bool about) {
+  uint64_t prefix = 0, left = 0, border = 0;
   int above = 32 + id_bits_ + kDigitBits;  // the first digit is none of the place
   int shift = 32 + id_bits_;
   int distance = -1;
 #pragma unroll 1
   while (true) {
+    if (IsFew()) {
+      last_ = BorderOfFew([](uint64_t place) { return place; }, measure,
+                          [&](uint64_t sum) { return border > 0 ? border : needed(sum); });
+      return;
+    }
     Sum(
         0, vocab_,
         [&](float logit, uint64_t place) {
@@ -283,11 +362,12 @@ __device__ void Selection::KeepFirst(const Measure& measure, const Needed& neede
     left = found.left;
     if (distance < 0) {
       distance = last_distance_ = found.digit;
+      border = found.border;
       if (!in_list_) ListKept();
     } else {
       prefix = prefix << (above - shift) | static_cast<unsigned>(found.digit);
     }
-    if (left == found.inside || shift == 0) break;
+    if (left == found.inside || shift == 0 || about) break;
     above = shift;
     shift = shift > kDigitBits ? shift - kDigitBits : 0;
   }
@@ -296,27 +376,31 @@ __device__ void Selection::KeepFirst(const Measure& measure, const Needed& neede
   last_ = last < last_ ? last : last_;
 }
 
+// There are k tokens up to the k-th of the threads' first ones, and few more: those that
+// are not the first of their thread. First these are listed, with what is about as near
+// to the best as the k-th; should that be too much, only what comes up to its place.
 __device__ inline void Selection::KeepBest(int k) {
-  // There are k tokens up to the k-th of the threads' first ones, and few more: those
-  // that are not the first of their thread.
-  bool by_firsts = k <= kSelectThreads;
-  if (by_firsts) {
-    memory_.list[threadIdx.x] = first_;
-    listed_ = vocab_ < kSelectThreads ? vocab_ : kSelectThreads;
-    in_list_ = true;
-  }
 #pragma unroll 1
-  while (true) {
-    KeepFirst([](float) { return uint64_t{1}; },
-              [k](uint64_t) { return static_cast<uint64_t>(k); });
-    if (!by_firsts) return;
-    by_firsts = in_list_ = false;
+  for (int round = k <= kSelectThreads ? 0 : 2;; ++round) {
+    if (round < 2) {
+      memory_.list[threadIdx.x] = first_;
+      listed_ = vocab_ < kSelectThreads ? vocab_ : kSelectThreads;
+      in_list_ = true;
+    }
+    KeepFirst(One(), [k](uint64_t) { return static_cast<uint64_t>(k); }, round == 0);
+    if (round == 2) return;
+    in_list_ = false;
     ListKept();
+    if (in_list_) round = 1;
   }
 }
 
 template <typename Measure, typename Needed>
 __device__ int Selection::TokenAt(const Measure& measure, const Needed& needed) {
+  if (IsFew()) {
+    return Token(BorderOfFew([this](uint64_t place) { return Token(place); }, measure,
+                             needed));
+  }
   int prefix = 0, begin = 0, end = vocab_, above = id_bits_;
   uint64_t left = 0;
 #pragma unroll 1

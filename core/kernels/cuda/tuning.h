@@ -48,5 +48,7 @@ inline constexpr int64_t kMaxListed = 4096;
 // sample_select.cuh: tokens of a row that fit the list in shared memory, 32 KB; a choice
 // among more reads the row again for each digit.
 inline constexpr int kSelectListed = 4096;
+// So many at most are compared with each other instead of digit by digit.
+inline constexpr int kSelectCompared = 128;
 
 }  // namespace quire::kernels::cuda::tuning

@@ -49,11 +49,10 @@ struct WorkLine {
   // Blocks begin where heads do, if all sequences have as many pages and no block gets
   // much more by it: a block with parts of two heads does twice what does not depend on
   // how much it reads. All lanes of a warp call it. Sequences without pages come last.
-  __device__ void BeginAtHeads() {
+  // pages: PagesOfLane.
+  __device__ void BeginAtHeads(int pages) {
     constexpr unsigned kLanes = 0xffffffffu;
-    const int lane = static_cast<int>(threadIdx.x) % 32;
     if (sequences > 32) return;
-    const int pages = lane < sequences ? first_page[lane + 1] - first_page[lane] : 0;
     const int each = __shfl_sync(kLanes, pages, 0);
     const bool differs = __any_sync(kLanes, pages != 0 && pages != each);
     const int heads = __popc(__ballot_sync(kLanes, pages != 0)) * kv_heads;
@@ -74,6 +73,12 @@ struct WorkLine {
     const int head = Quotient(begin, units);
     if (units > each) end = min(end, head * units + each);
     unused = head * (units - each);
+  }
+
+  // Of the lane-th sequence, one head's.
+  __device__ static int PagesOfLane(const int32_t* first_page, int sequences) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    return lane < sequences ? first_page[lane + 1] - first_page[lane] : 0;
   }
 
   // The segment that begins at a unit of this block.

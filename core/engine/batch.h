@@ -102,6 +102,13 @@ class Batch {
   };
   Planned Plan(absl::Time now);
 
+  // While the step is computed: plans the next one from what the scheduler will see if
+  // all of its items go well, nobody ends and nobody comes. Plan takes that plan if all
+  // is as it was foreseen, and else makes another; only the time and the prices that it
+  // was made with are a step old then. Changes nothing that the input views.
+  void PlanAhead(absl::Time now);
+  int64_t plans_ahead() const { return plans_ahead_; }  // that were taken
+
   // What a step that took so long took for each of its items.
   std::vector<ItemTime> Divide(const Planned& planned, absl::Duration elapsed) const;
 
@@ -132,7 +139,14 @@ class Batch {
     BlockCopy copy;
     BlockLease source;  // held until then
   };
+  struct Ahead {
+    ScheduleState state;
+    StepPlan plan;
+  };
+  bool IsTight(const ScheduleState& state) const { return state.free_blocks <= running_; }
   ScheduledRequest Scheduled(const BatchRequest& request, bool tight) const;
+  std::optional<ScheduleState> Foresee(absl::Time now) const;
+  bool IsAsForeseen(const ScheduleState& foreseen) const;
   PrefixCache::Found FindPrefix(const BatchRequest& request) const;
   PrefixCache::Found FindPrefix(uint64_t tenant_serial, const AttentionOptions& attention,
                                 absl::Span<const TokenId> tokens, int64_t most) const;
@@ -146,7 +160,8 @@ class Batch {
   absl::Status Begin(BatchRequest& request, int32_t blocks);
   void AddItem(BatchRequest& request, int64_t rows, Planned& planned);
   bool PlanAlone(Planned& planned);
-  void PlanScheduled(absl::Time now, Planned& planned);
+  void Decide(absl::Time now, std::optional<Ahead> ahead, Planned& planned);
+  void PlanScheduled(Planned& planned);
   void PlanBackground(Planned& planned);
   void Evict();
 
@@ -164,6 +179,8 @@ class Batch {
   int32_t running_ = 0;
   int64_t preemptions_ = 0;
   int32_t to_try_alone_ = 0;
+  std::optional<Ahead> ahead_;  // for the next step
+  int64_t plans_ahead_ = 0;
   // Not yet seen by a step that succeeded: who is over, and copies of cached tails.
   std::vector<RequestId> released_;
   std::vector<PendingCopy> copies_;

@@ -21,6 +21,10 @@
 namespace quire {
 namespace {
 
+// A runner that launches single new tokens within this time is given them before their
+// readers are told of the last ones: by so much these are told later.
+constexpr absl::Duration kSoon = absl::Microseconds(200);
+
 Timings TimingsOf(const BatchRequest& request, absl::Time now) {
   const absl::Time started = request.started.value_or(now);
   const absl::Time prefilled = request.prefilled.value_or(now);
@@ -93,6 +97,7 @@ class BatchingEngine final : public Engine {
   void Learn(BatchRequest& request, const absl::Status& status, absl::Time now);
   void Finish(RequestId id, absl::Status status, FinishReason reason, absl::Time now);
   absl::Status EndOf(const BatchRequest& request, absl::Time now) const;
+  void PublishPlan(Batch::Planned& planned);
   bool HasWork() const { return !batch_.requests().empty() || batch_.background(); }
   void Publish();
   void PublishAndDeliver();
@@ -104,6 +109,8 @@ class BatchingEngine final : public Engine {
   Batch batch_;            // the engine thread's
   StepReporter reporter_;  // the engine thread's, but for OnWouldRefuse
   Admission admission_;    // has its own lock
+  // The last step was launched within kSoon. The engine thread's; see Run and Step.
+  bool launches_soon_ = false;
 
   mutable std::mutex mutex_;  // guards all below
   std::condition_variable work_;
@@ -225,7 +232,7 @@ void BatchingEngine::Run() {
     TakeIncoming();
     if (FinishEnded()) PublishAndDeliver();
     const bool stepped = Step();
-    PublishAndDeliver();
+    if (!stepped || !launches_soon_ || !HasWork()) PublishAndDeliver();
     // Only for what a cancelled or expired request may free, or a plan that was too bold.
     if (!stepped && HasWork()) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -312,19 +319,37 @@ void BatchingEngine::FindEnded(absl::Time now, std::vector<Ended>& ended) {
 bool BatchingEngine::Step() {
   if (!HasWork()) return false;
   Batch::Planned planned = batch_.Plan(clock_.Now());
-  reporter_.OnPlan(batch_.schedule(), planned);
-  // A step that is tried again, item by item, was not planned from anything.
-  if (!planned.state.requests.empty()) {
-    admission_.PublishState(std::move(planned.state), batch_.tenants());
-  }
-  if (planned.input.items.empty()) return false;
-  Publish();
+  bool told = false;
+  const auto tell = [&] {
+    if (std::exchange(told, true)) return;
+    PublishPlan(planned);
+    PublishAndDeliver();
+  };
+  const bool any = !planned.input.items.empty();
+  const bool decodes = planned.features.rows == planned.features.sequences;
+  if (!any || !decodes || !launches_soon_) tell();
+  if (!any) return false;
   const absl::Time began = clock_.Now();
   for (BatchRequest* request : planned.requests) {
     if (!request->started) request->started = began;
   }
-  Conclude(planned, CallRunner(planned.input), began);
+  launches_soon_ = false;
+  planned.input.meanwhile = [&]() noexcept {
+    launches_soon_ = clock_.Now() - began <= kSoon;
+    tell();
+    batch_.PlanAhead(clock_.Now());
+  };
+  Results results = CallRunner(planned.input);
+  tell();
+  Conclude(planned, std::move(results), began);
   return true;
+}
+
+void BatchingEngine::PublishPlan(Batch::Planned& planned) {
+  reporter_.OnPlan(batch_.schedule(), planned);
+  // A step that is tried again, item by item, was not planned from anything.
+  if (planned.state.requests.empty()) return;
+  admission_.PublishState(std::move(planned.state), batch_.tenants());
 }
 
 // A runner that breaks its promise fails the step's requests, not the process.

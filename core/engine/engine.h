@@ -62,6 +62,7 @@ struct EngineStats {
   absl::Duration first_token_delay;  // of a short request that came now, estimated
   // Since the start.
   int64_t steps = 0;
+  int64_t plans_ahead = 0;    // steps that were planned while the one before was computed
   int64_t prompt_tokens = 0;  // computed
   int64_t cached_tokens = 0;  // found in the prefix cache instead
   int64_t generated_tokens = 0;

@@ -197,6 +197,26 @@ Sequence MakeSequence(std::variant<GenerateRequest, ScoreRequest> work) {
   return ScoreSequence(std::get<ScoreRequest>(std::move(work)));
 }
 
+absl::Span<const TokenId> KnownOf(const Sequence& sequence) {
+  return std::visit([](const auto& s) { return s.known(); }, sequence);
+}
+
+int64_t ComputedOf(const Sequence& sequence) {
+  return std::visit([](const auto& s) { return s.computed_tokens(); }, sequence);
+}
+
+int64_t CacheableOf(const Sequence& sequence) {
+  return std::visit([](const auto& s) { return s.cacheable_tokens(); }, sequence);
+}
+
+int64_t PlannedOf(const Sequence& sequence) {
+  return std::visit([](const auto& s) { return s.planned_tokens(); }, sequence);
+}
+
+void StartAt(Sequence& sequence, int64_t tokens) {
+  std::visit([&](auto& s) { s.StartAt(tokens); }, sequence);
+}
+
 const Usage& UsageOf(const Sequence& sequence) {
   return std::visit([](const auto& s) -> const Usage& { return s.usage(); }, sequence);
 }

@@ -39,6 +39,8 @@ class GenerateSequence {
   StepItem Plan(int64_t rows);
   // The planned item was not computed.
   void Abandon() { planned_ = 0; }
+  // Tokens of the planned item; 0: there is none.
+  int64_t planned_tokens() const { return static_cast<int64_t>(planned_); }
 
   // Takes the planned item's result, tells the sink, and says why the request is done if
   // it is. kInternal: the result is not what was asked for; the sink was told nothing.
@@ -87,6 +89,7 @@ class ScoreSequence {
   void StartAt(int64_t tokens);
   StepItem Plan(int64_t rows);
   void Abandon() { planned_ = 0; }
+  int64_t planned_tokens() const { return static_cast<int64_t>(planned_); }
   absl::StatusOr<std::optional<FinishReason>> Commit(StepResult result,
                                                      RequestSink& sink);
 
@@ -119,6 +122,11 @@ using Sequence = std::variant<GenerateSequence, ScoreSequence>;
 Sequence MakeSequence(std::variant<GenerateRequest, ScoreRequest> work);
 
 // What both kinds have.
+absl::Span<const TokenId> KnownOf(const Sequence& sequence);
+int64_t ComputedOf(const Sequence& sequence);
+int64_t CacheableOf(const Sequence& sequence);
+int64_t PlannedOf(const Sequence& sequence);
+void StartAt(Sequence& sequence, int64_t tokens);
 const Usage& UsageOf(const Sequence& sequence);
 bool PromptComputed(const Sequence& sequence);
 AttentionControl& AttentionOf(Sequence& sequence);

@@ -62,4 +62,10 @@ std::vector<int64_t> Tenants::served() const {
   return served;
 }
 
+bool Tenants::HaveServed(absl::Span<const int64_t> served) const {
+  return std::equal(
+      entries_.begin(), entries_.end(), served.begin(), served.end(),
+      [](const Entry& entry, int64_t tokens) { return entry.served == tokens; });
+}
+
 }  // namespace quire

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/types/span.h"
 
 namespace quire {
 
@@ -30,6 +31,8 @@ class Tenants {
 
   // By index; those of unused indices mean nothing.
   std::vector<int64_t> served() const;
+  // Whether served() is this.
+  bool HaveServed(absl::Span<const int64_t> served) const;
   // Who has which index; changes() grows whenever that changes.
   const absl::flat_hash_map<std::string, uint32_t>& indices() const { return by_name_; }
   uint64_t changes() const { return last_serial_; }

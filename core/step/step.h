@@ -83,11 +83,12 @@ struct StepInput {
   std::vector<StepItem> items;      // of different sequences
   std::vector<BlockCopy> copies;    // done first, in order
   std::vector<RequestId> released;  // finished since the last step: drop their state
-  // What the caller has to do while a device computes. A runner calls it at most once in a
-  // step, on the thread that called Step, when the whole step has been handed to the
+  // What the caller has to do while a device computes. A runner calls it at most once in
+  // a step, on the thread that called Step, when the whole step has been handed to the
   // device and before it waits for it; not in a step that fails before. A runner that
-  // computes on that thread itself never calls it. It neither throws nor calls the runner,
-  // and until Step returns all that the items view stays as it is. Null: nothing to do.
+  // computes on that thread itself never calls it. It neither throws nor calls the
+  // runner, and until Step returns all that the items view stays as it is. Null: nothing
+  // to do.
   std::function<void()> meanwhile;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -179,10 +180,26 @@ absl::Status FakeModel::Enter(const StepInput& input) {
   return absl::OkStatus();
 }
 
+absl::Status FakeModel::Launch(const StepInput& input) const {
+  const RecordedStep launched = Record(input);
+  if (input.meanwhile) input.meanwhile();
+  if (on_wait_) on_wait_(input);
+  const RecordedStep computed = Record(input);
+  const bool same = std::equal(
+      launched.items.begin(), launched.items.end(), computed.items.begin(),
+      computed.items.end(), [](const RecordedItem& a, const RecordedItem& b) {
+        return std::tie(a.id, a.begin, a.tokens, a.blocks, a.history, a.targets) ==
+               std::tie(b.id, b.begin, b.tokens, b.blocks, b.history, b.targets);
+      });
+  if (same) return absl::OkStatus();
+  return absl::InternalError("fake runner: the step was changed while it was computed");
+}
+
 absl::StatusOr<std::vector<StepResult>> FakeModel::Step(const StepInput& input) {
   QUIRE_RETURN_IF_ERROR(Enter(input));
   if (on_step_) on_step_(input);
   if (fail_step_) QUIRE_RETURN_IF_ERROR(fail_step_(input));
+  if (launches_) QUIRE_RETURN_IF_ERROR(Launch(input));
   for (const BlockCopy& copy : input.copies) Copy(copy);
   std::vector<StepResult> results;
   for (const StepItem& item : input.items) {

@@ -83,6 +83,14 @@ class FakeModel {
     on_step_ = std::move(on_step);
   }
 
+  // As a runner whose device computes by itself: calls StepInput::meanwhile, and then
+  // `on_wait` if it is not null, once nothing of the above has failed a step and before
+  // anything of it is done. An item that meanwhile changes is kInternal.
+  void LaunchSteps(std::function<void(const StepInput&)> on_wait = nullptr) {
+    launches_ = true;
+    on_wait_ = std::move(on_wait);
+  }
+
   // The n-th call of Step from the start (0: the first) returns this, or throws it.
   void FailStep(int64_t n, absl::Status status);
   void ThrowAtStep(int64_t n, std::string what);
@@ -101,6 +109,7 @@ class FakeModel {
   class Runner;
   absl::StatusOr<std::vector<StepResult>> Step(const StepInput& input);
   absl::Status Enter(const StepInput& input);
+  absl::Status Launch(const StepInput& input) const;
   absl::StatusOr<StepResult> Compute(const StepItem& item);
   void Copy(const BlockCopy& copy);
   absl::StatusOr<std::vector<TokenId>> WriteAndRead(const StepItem& item);
@@ -118,6 +127,8 @@ class FakeModel {
   std::function<absl::Status(const StepItem&)> fail_item_;
   std::function<absl::Status(const StepInput&)> fail_step_;
   std::function<void(const StepInput&)> on_step_;
+  bool launches_ = false;
+  std::function<void(const StepInput&)> on_wait_;
 
   struct CacheSlot {
     TokenId token = 0;

@@ -38,8 +38,9 @@ class RecordingObserver final : public EngineObserver {
     std::lock_guard lock(mutex_);
     ++would_refuse_;
   }
-  void OnPlan(const ScheduleOptions&, const ScheduleState& state,
+  void OnPlan(const ScheduleOptions& options, const ScheduleState& state,
               const StepPlan& plan) override {
+    EXPECT_EQ(PlanStep(options, state), plan);  // as a trace would be replayed
     std::lock_guard lock(mutex_);
     states_.push_back(state);
     preempted_.insert(preempted_.end(), plan.preempt.begin(), plan.preempt.end());

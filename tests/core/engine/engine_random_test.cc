@@ -23,6 +23,7 @@ struct Setting {
   uint32_t seed;
   PrefixCaching caching;
   AdmissionMode admission;
+  bool device;  // the runner has one that computes by itself
 };
 
 struct Sent {
@@ -55,10 +56,19 @@ class EngineRandomTest : public BatchingFixture,
       return item.begin + item.tokens.size() > 12 ? std::vector<int32_t>{1}
                                                   : std::vector<int32_t>{};
     });
-    model_.set_on_step([this](const StepInput&) {
+    const auto compute = [this](const StepInput&) {
       clock_.Advance(absl::Seconds(1));
       if (OneIn(200, model_.num_steps())) throw std::runtime_error("bad kernel");
-    });
+    };
+    if (GetParam().device) {
+      model_.set_on_step([this](const StepInput&) {
+        if (OneIn(3, model_.num_steps())) clock_.Advance(absl::Milliseconds(1));
+        if (OneIn(100, model_.num_steps())) throw std::runtime_error("not launched");
+      });
+      model_.LaunchSteps(compute);
+    } else {
+      model_.set_on_step(compute);
+    }
     model_.set_fail_step([this](const StepInput& input) {
       return OneIn(70, model_.num_steps() + input.items.size())
                  ? absl::ResourceExhaustedError("device memory")
@@ -206,6 +216,7 @@ class EngineRandomTest : public BatchingFixture,
     EXPECT_EQ(usage.cached_tokens > 0, caches);
     EXPECT_GT(engine_->stats().preemptions, 0);
     EXPECT_EQ(engine_->stats().cached_tokens, usage.cached_tokens);
+    EXPECT_EQ(engine_->stats().plans_ahead > 100, GetParam().device);
   }
 
   std::mt19937 random_;
@@ -241,10 +252,13 @@ TEST_P(EngineRandomTest, EveryRequestEndsOnceAsItWouldAlone) {
 
 INSTANTIATE_TEST_SUITE_P(
     Seeds, EngineRandomTest,
-    testing::Values(Setting{1, PrefixCaching::kPerTenant, AdmissionMode::kOff},
-                    Setting{2, PrefixCaching::kShared, AdmissionMode::kReport},
-                    Setting{3, PrefixCaching::kOff, AdmissionMode::kEnforce},
-                    Setting{4, PrefixCaching::kShared, AdmissionMode::kEnforce}));
+    testing::Values(Setting{1, PrefixCaching::kPerTenant, AdmissionMode::kOff, false},
+                    Setting{2, PrefixCaching::kShared, AdmissionMode::kReport, false},
+                    Setting{3, PrefixCaching::kOff, AdmissionMode::kEnforce, false},
+                    Setting{4, PrefixCaching::kShared, AdmissionMode::kEnforce, false},
+                    Setting{5, PrefixCaching::kPerTenant, AdmissionMode::kEnforce, true},
+                    Setting{6, PrefixCaching::kShared, AdmissionMode::kReport, true},
+                    Setting{7, PrefixCaching::kOff, AdmissionMode::kOff, true}));
 
 }  // namespace
 }  // namespace quire

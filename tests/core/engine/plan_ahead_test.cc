@@ -1,0 +1,478 @@
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/core/engine/batching_fixture.h"
+
+// On a runner whose device computes by itself: the next step is planned meanwhile.
+namespace quire {
+namespace {
+
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::Not;
+
+class PlanAheadTest : public BatchingFixture {
+ protected:
+  PlanAheadTest() {
+    model_.set_next(NextOfAll);
+    model_.set_on_step(nullptr);
+    WhileItWaits([](const StepInput&) {});
+  }
+
+  // While the device computes a step; it takes a second.
+  void WhileItWaits(std::function<void(const StepInput&)> act) {
+    model_.LaunchSteps([this, act = std::move(act)](const StepInput& input) {
+      clock_.Advance(absl::Seconds(1));
+      act(input);
+    });
+  }
+  void WaitForAll(const std::vector<Submitted>& requests) {
+    for (const Submitted& request : requests) request.record->Wait();
+    engine_->Drain(absl::InfiniteFuture());
+  }
+  int64_t PlansAhead() const { return engine_->stats().plans_ahead; }
+  static bool Has(const StepInput& input, uint64_t id) {
+    return std::any_of(input.items.begin(), input.items.end(),
+                       [&](const StepItem& item) { return item.id == RequestId{id}; });
+  }
+
+  RecordingObserver observer_;
+};
+
+TEST_F(PlanAheadTest, StepsOfNewTokensAreAllPlannedAhead) {
+  Start(&observer_);
+  WaitForAll(SubmitTogether({Generate({1}, 9), Generate({2, 3}, 9), Generate({4}, 9)}));
+  EXPECT_EQ(engine_->stats().steps, 1 + 9);
+  EXPECT_EQ(PlansAhead(), 8);  // all but the first request's and the first of these
+  ExpectAllBlocksBack();
+}
+
+TEST_F(PlanAheadTest, SoAreAPromptsChunksWhileOthersDecode) {
+  Start(&observer_);
+  WaitForAll(SubmitTogether({Generate({1}, 5), Generate(Tokens(40, 20), 2)}));
+  EXPECT_THAT(StepTexts(), ElementsAre("1:0+1s", "2:0+1s 3:0+15", "2:1+1s 3:15+15",
+                                       "2:2+1s 3:30+10s", "2:3+1s 3:40+1s", "2:4+1s"));
+  // The last step follows an end.
+  EXPECT_EQ(PlansAhead(), 3);
+}
+
+TEST_F(PlanAheadTest, SoAreThoseThatOnlyScore) {
+  Start(&observer_);
+  WaitForAll(SubmitTogether({Score(Tokens(40, 0))}));
+  EXPECT_EQ(engine_->stats().steps, 1 + 3);
+  EXPECT_EQ(PlansAhead(), 2);
+}
+
+TEST_F(PlanAheadTest, AForcedAnswerIsForeseenLikeAChosenOne) {
+  Start();
+  EngineRequest request = Generate({1}, 4);
+  std::get<GenerateRequest>(request.work).forced = {5, 6, 7, 8};
+  WaitForAll(SubmitTogether({std::move(request)}));
+  EXPECT_EQ(PlansAhead(), 3);
+}
+
+TEST_F(PlanAheadTest, ARunnerThatComputesItselfIsPlannedForBetweenSteps) {
+  FakeModel model(100, 4);
+  auto engine = Engine::Start(options_, model.MakeRunner(), nullptr, clock_).value();
+  auto record = std::make_shared<SinkRecord>();
+  ASSERT_TRUE(
+      engine->Submit(Generate({1}, 9), std::make_unique<RecordingSink>(record)).ok());
+  record->Wait();
+  EXPECT_EQ(engine->stats().plans_ahead, 0);
+}
+
+// What nobody foresaw: the step after it is planned from what is.
+
+TEST_F(PlanAheadTest, NotAfterAStopToken) {
+  Start();
+  const std::vector<TokenId> answer = AnswerOfAll({1}, 8);
+  EngineRequest stops = Generate({1}, 8);
+  std::get<GenerateRequest>(stops.work).stop_tokens = {answer[3]};
+  const auto requests = SubmitTogether({std::move(stops), Generate({2}, 7)});
+  WaitForAll(requests);
+  EXPECT_EQ(ReportedTokens(*requests[0].record),
+            std::vector<TokenId>(answer.begin(), answer.begin() + 3));
+  EXPECT_EQ(engine_->stats().steps, 1 + 7);
+  EXPECT_EQ(PlansAhead(), 6 - 1);
+}
+
+TEST_F(PlanAheadTest, NotWhenARequestComes) {
+  Submitted late;
+  WhileItWaits([&](const StepInput& input) {
+    if (input.items[0].begin == 3) late = Submit(Generate({7}, 2));
+  });
+  Start();
+  WaitForAll(SubmitTogether({Generate({1}, 9)}));
+  EXPECT_EQ(ReportedTokens(*late.record), AnswerOfAll({7}, 2));
+  EXPECT_THAT(StepTexts(), ElementsAre("1:0+1s", "2:0+1s", "2:1+1s", "2:2+1s", "2:3+1s",
+                                       "2:4+1s 3:0+1s", "2:5+1s 3:1+1s", "2:6+1s",
+                                       "2:7+1s", "2:8+1s"));
+  // Of the eight that follow a step with this request, not those after a coming and an
+  // end.
+  EXPECT_EQ(PlansAhead(), 8 - 2);
+}
+
+TEST_F(PlanAheadTest, NotWhenOneIsCancelled) {
+  WhileItWaits([&](const StepInput& input) {
+    if (input.items[0].begin == 3) engine_->Cancel(RequestId{3});
+  });
+  Start();
+  const auto requests = SubmitTogether({Generate({1}, 9), Generate({2}, 9)});
+  WaitForAll(requests);
+  EXPECT_EQ(requests[1].record->Wait().status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(ReportedTokens(*requests[0].record), AnswerOfAll({1}, 9));
+  EXPECT_EQ(PlansAhead(), 8 - 1);
+}
+
+TEST_F(PlanAheadTest, NotWhenOneIsLate) {
+  Start();
+  EngineRequest late = Generate({2}, 9);
+  late.deadline = clock_.Now() + absl::Seconds(4);
+  const auto requests = SubmitTogether({Generate({1}, 9), std::move(late)});
+  WaitForAll(requests);
+  EXPECT_EQ(requests[1].record->Wait().status.code(),
+            absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(ReportedTokens(*requests[1].record), AnswerOfAll({2}, 3));
+  EXPECT_EQ(PlansAhead(), 8 - 1);
+}
+
+TEST_F(PlanAheadTest, NotAfterAnItemThatFailed) {
+  model_.set_fail_item([](const StepItem& item) {
+    return item.id == RequestId{3} && item.begin == 3 ? absl::InternalError("bits")
+                                                      : absl::OkStatus();
+  });
+  Start();
+  WaitForAll(SubmitTogether({Generate({1}, 9), Generate({2}, 9)}));
+  EXPECT_EQ(PlansAhead(), 8 - 1);
+}
+
+// Nothing was launched: nothing was planned. Then each is tried alone, as ever; none of
+// these knows what the others will come to, but the last.
+TEST_F(PlanAheadTest, NotAfterAStepThatCouldNotBeLaunched) {
+  bool failed = false;
+  model_.set_fail_step([&](const StepInput& input) {
+    if (failed || input.items[0].begin != 3) return absl::OkStatus();
+    failed = true;
+    return absl::ResourceExhaustedError("device memory");
+  });
+  Start(&observer_);
+  const auto requests =
+      SubmitTogether({Generate({1}, 9), Generate({2}, 9), Generate({3}, 9)});
+  WaitForAll(requests);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(ReportedTokens(*requests[i].record), AnswerOfAll({i + 1}, 9));
+  }
+  EXPECT_EQ(engine_->stats().steps, 1 + 3 + 3 + 5);
+  EXPECT_EQ(PlansAhead(), 3 + 5);
+}
+
+TEST_F(PlanAheadTest, NotAfterAStepThatFailedOnTheDevice) {
+  bool failed = false;
+  WhileItWaits([&](const StepInput& input) {
+    if (failed || input.items[0].begin != 3) return;
+    failed = true;
+    throw std::runtime_error("bad kernel");
+  });
+  Start();
+  const auto requests = SubmitTogether({Generate({1}, 9), Generate({2}, 9)});
+  WaitForAll(requests);
+  EXPECT_EQ(ReportedTokens(*requests[0].record), AnswerOfAll({1}, 9));
+  EXPECT_EQ(ReportedTokens(*requests[1].record), AnswerOfAll({2}, 9));
+  EXPECT_EQ(PlansAhead(), 3 + 5);
+}
+
+// One gives way when blocks run out: the plan that says so may have been foreseen, the
+// one after it, for which what the cache has is looked up, is not.
+TEST_F(PlanAheadTest, APreemptionCanBeForeseenWhatFollowsCannot) {
+  options_.kv.num_blocks = 12;
+  options_.max_running = 2;
+  Start(&observer_);
+  const auto requests = SubmitTogether({Generate({1, 1}, 30), Generate({2, 2}, 30)});
+  WaitForAll(requests);
+  EXPECT_EQ(ReportedTokens(*requests[0].record), AnswerOfAll({1, 1}, 30));
+  EXPECT_EQ(ReportedTokens(*requests[1].record), AnswerOfAll({2, 2}, 30));
+  ASSERT_EQ(observer_.preempted().size(), 1u);
+  const int64_t followed = 1 + 1 + 1 + 1;  // a start, the wait, an end, another start
+  EXPECT_GT(PlansAhead(), 20);
+  EXPECT_LE(PlansAhead(), engine_->stats().steps - followed);
+  ExpectAllBlocksBack();
+}
+
+TEST_F(PlanAheadTest, ABackgroundRequestIsPlannedBetweenSteps) {
+  Start();
+  EngineRequest background = Generate(Tokens(40, 0), 4);
+  background.background = Background{};
+  EXPECT_EQ(Run(std::move(background)).status, absl::OkStatus());
+  EXPECT_EQ(PlansAhead(), 0);
+  EXPECT_EQ(Run(Generate({1}, 4)).status, absl::OkStatus());
+  EXPECT_EQ(PlansAhead(), 3);
+}
+
+TEST_F(PlanAheadTest, ALostDeviceEndsEverythingAsEver) {
+  WhileItWaits([&](const StepInput&) {
+    if (model_.num_steps() == 5) engine_->Cancel(RequestId{1});  // unknown: over
+  });
+  model_.FailStep(5, absl::DataLossError("gone"));
+  Start();
+  const auto requests = SubmitTogether({Generate({1}, 9), Generate({2}, 9)});
+  WaitForAll(requests);
+  for (const Submitted& request : requests) {
+    EXPECT_EQ(request.record->Wait().status, absl::DataLossError("gone"));
+    EXPECT_EQ(ReportedTokens(*request.record).size(), 4u);
+  }
+}
+
+// ------------------------------------------------------------- what is told, and when
+
+TEST_F(PlanAheadTest, TokensAreHandedOutWhenTheNextStepWasLaunched) {
+  std::shared_ptr<SinkRecord> record;
+  std::vector<size_t> before_launch, while_computed;
+  model_.set_on_step([&](const StepInput& input) {
+    if (Has(input, 2)) before_launch.push_back(record->events().size());
+  });
+  WhileItWaits([&](const StepInput& input) {
+    if (!Has(input, 2)) return;
+    // The tokens of all steps before this one, and its prompt's progress.
+    const size_t wanted = before_launch.size() == 1 ? 0 : before_launch.size();
+    for (int i = 0; i < 5000 && record->events().size() < wanted; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    while_computed.push_back(record->events().size());
+  });
+  Start();
+  model_.Block();
+  Submit(Generate({99}, 1));
+  model_.WaitUntilBlocked();
+  record = Submit(Generate({1}, 4)).record;
+  model_.Release();
+  record->Wait();
+  EXPECT_THAT(before_launch, ElementsAre(0, 0, 2, 3));
+  EXPECT_THAT(while_computed, ElementsAre(0, 2, 3, 4));
+  EXPECT_EQ(ReportedTokens(*record), AnswerOfAll({1}, 4));
+}
+
+// A launch may take as long as the step does, and prompts' may: nobody waits for those.
+TEST_F(PlanAheadTest, TokensAreNotKeptBackForALaunchThatTakesLong) {
+  std::shared_ptr<SinkRecord> record;
+  std::vector<size_t> before_launch;
+  model_.set_on_step([&](const StepInput& input) {
+    clock_.Advance(absl::Milliseconds(1));
+    if (!Has(input, 2)) return;
+    const size_t wanted = before_launch.empty() ? 0 : before_launch.size() + 1;
+    for (int i = 0; i < 5000 && record->events().size() < wanted; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    before_launch.push_back(record->events().size());
+  });
+  Start();
+  model_.Block();
+  Submit(Generate({99}, 1));
+  model_.WaitUntilBlocked();
+  record = Submit(Generate({1}, 4)).record;
+  model_.Release();
+  record->Wait();
+  EXPECT_THAT(before_launch, ElementsAre(0, 2, 3, 4));
+  EXPECT_EQ(PlansAhead(), 3);
+}
+
+TEST_F(PlanAheadTest, TokensAreNotKeptBackForAPrompt) {
+  std::shared_ptr<SinkRecord> record;
+  bool told = false;
+  model_.set_on_step([&](const StepInput& input) {
+    if (!Has(input, 2) || !Has(input, 3)) return;
+    if (input.items[0].begin != 2) return;
+    for (int i = 0; i < 5000 && record->events().size() < 3; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    told = record->events().size() == 3;  // progress and two tokens
+  });
+  WhileItWaits([&](const StepInput& input) {
+    if (Has(input, 2) && input.items[0].begin == 1) Submit(Generate(Tokens(20, 0), 1));
+  });
+  Start();
+  model_.Block();
+  Submit(Generate({99}, 1));
+  model_.WaitUntilBlocked();
+  record = Submit(Generate({1}, 5)).record;
+  model_.Release();
+  record->Wait();
+  engine_->Drain(absl::InfiniteFuture());
+  EXPECT_TRUE(told);
+}
+
+// Each step's plan is reported once, whether it was launched or not.
+TEST_F(PlanAheadTest, EveryPlanIsReported) {
+  model_.set_fail_step([&](const StepInput& input) {
+    return input.items[0].begin == 3 && input.items.size() > 1
+               ? absl::ResourceExhaustedError("device memory")
+               : absl::OkStatus();
+  });
+  Start(&observer_);
+  WaitForAll(SubmitTogether({Generate({1}, 6), Generate({2}, 6)}));
+  // Without the two that were tried alone.
+  EXPECT_EQ(observer_.states().size(), static_cast<size_t>(model_.num_steps()) - 2);
+  EXPECT_EQ(engine_->stats().steps, model_.num_steps() - 1);
+}
+
+// --------------------------------------------------------------- the same as without
+
+struct Told {
+  std::vector<std::string> steps;
+  std::vector<ScheduleState> states;  // without the time and the prices
+  std::vector<std::string> events;
+  std::vector<absl::StatusCode> ends;
+  std::vector<Usage> usage;
+  std::vector<absl::Duration> times;
+};
+
+// Requests of all kinds with little memory; some are cancelled, late, fail, or come while
+// a step is computed.
+class TwinTest : public BatchingFixture,
+                 public testing::WithParamInterface<PrefixCaching> {
+ protected:
+  static constexpr int64_t kLastArrival = 100;
+  // Short, so that nobody becomes more urgent by waiting: a plan that was made ahead
+  // notices that a step later.
+  static constexpr absl::Duration kStep = absl::Milliseconds(10);
+  // `launches`: on a runner with a device.
+  Told RunAll(bool launches);
+  std::vector<EngineRequest> Requests() const;
+  void DuringStep(FakeModel& model, FakeClock& clock, Engine& engine,
+                  std::vector<std::shared_ptr<SinkRecord>>& records);
+};
+
+std::vector<EngineRequest> TwinTest::Requests() const {
+  std::vector<EngineRequest> requests;
+  for (int i = 0; i < 60; ++i) {
+    std::vector<TokenId> tokens = Tokens(1 + i * 7 % 45, 30 * (i % 3));
+    EngineRequest request;
+    if (i % 5 == 0 && tokens.size() > 1) {
+      request = Score(std::move(tokens));
+    } else {
+      request = Generate(std::move(tokens), 1 + i * 11 % 50);
+      if (i % 3 == 0) {
+        std::get<GenerateRequest>(request.work).stop_tokens = {5, 17, 23, 42};
+      }
+    }
+    if (i % 9 == 0) request.deadline = clock_.Now() + (40 + i) * kStep;
+    AttentionOptions attention;
+    if (i % 7 == 0) attention = {.mode = AttentionMode::kRefined, .compact = true};
+    if (i % 11 == 0) attention = {.mode = AttentionMode::kFaithful};
+    requests.push_back(
+        WithAttention(OfTenant(std::move(request), std::string(i % 4, 't')), attention));
+  }
+  return requests;
+}
+
+void TwinTest::DuringStep(FakeModel& model, FakeClock& clock, Engine& engine,
+                          std::vector<std::shared_ptr<SinkRecord>>& records) {
+  clock.Advance(kStep);
+  const int64_t step = model.num_steps();
+  if (step % 23 == 0) engine.Cancel(RequestId{static_cast<uint64_t>(step / 2)});
+  if (step % 10 == 0 && step < kLastArrival) {
+    records.push_back(std::make_shared<SinkRecord>());
+    ASSERT_TRUE(engine
+                    .Submit(Generate(Tokens(step % 29 + 1, 10), 9),
+                            std::make_unique<RecordingSink>(records.back()))
+                    .ok());
+  }
+  if (step % 41 == 0) throw std::runtime_error("bad kernel");
+}
+
+Told TwinTest::RunAll(bool launches) {
+  options_.kv.num_blocks = 60;
+  options_.prefix_caching = GetParam();
+  FakeModel model(100, 4);
+  FakeClock clock;
+  RecordingObserver observer;
+  std::unique_ptr<Engine> engine;
+  std::vector<std::shared_ptr<SinkRecord>> records;
+  model.set_next(NextOfAll);
+  model.set_drop([](const StepItem& item) {
+    return item.begin + item.tokens.size() > 12 ? std::vector<int32_t>{1}
+                                                : std::vector<int32_t>{};
+  });
+  const auto act = [&](const StepInput&) { DuringStep(model, clock, *engine, records); };
+  if (launches) {
+    model.LaunchSteps(act);
+  } else {
+    model.set_on_step(act);
+  }
+  model.set_fail_item([](const StepItem& item) {
+    return static_cast<uint64_t>(item.id) % 13 == 0 && item.begin > 20
+               ? absl::InternalError("bits")
+               : absl::OkStatus();
+  });
+  model.set_fail_step([&](const StepInput& input) {
+    if (model.num_steps() % 37 != 0 || input.items.size() < 2) return absl::OkStatus();
+    if (launches) act(input);  // it will not be launched
+    return absl::ResourceExhaustedError("device memory");
+  });
+  engine = Engine::Start(options_, model.MakeRunner(), &observer, clock).value();
+  model.Block();
+  for (EngineRequest& request : Requests()) {
+    records.push_back(std::make_shared<SinkRecord>());
+    EXPECT_TRUE(
+        engine
+            ->Submit(std::move(request), std::make_unique<RecordingSink>(records.back()))
+            .ok());
+    if (records.size() == 1) model.WaitUntilBlocked();  // the others come together
+  }
+  const std::vector<std::shared_ptr<SinkRecord>> first = records;
+  model.Release();
+  for (const auto& record : first) record->Wait();
+  EXPECT_GT(model.num_steps(), kLastArrival);
+  engine->Drain(absl::InfiniteFuture());
+  EXPECT_EQ(engine->stats().plans_ahead > engine->stats().steps / 4, launches);
+  EXPECT_EQ(engine->stats().free_blocks, engine->stats().num_blocks);
+  EXPECT_GT(engine->stats().preemptions, 0);
+  Told told;
+  for (const RecordedStep& step : model.steps()) told.steps.push_back(Text(step));
+  told.states = observer.states();
+  for (ScheduleState& state : told.states) {
+    state.now_ns = 0;
+    state.cost = {};
+  }
+  for (const auto& record : records) {
+    const Finished finished = record->Wait();
+    told.ends.push_back(finished.status.code());
+    told.usage.push_back(finished.usage);
+    for (const absl::Duration time :
+         {finished.timings.queue, finished.timings.prefill, finished.timings.decode,
+          finished.device.prefill, finished.device.decode}) {
+      told.times.push_back(time);
+    }
+    for (std::string& event : record->events()) told.events.push_back(std::move(event));
+  }
+  return told;
+}
+
+TEST_P(TwinTest, StepsStatesEventsAndReceiptsAreTheSame) {
+  const Told without = RunAll(false);
+  const Told with = RunAll(true);
+  EXPECT_EQ(with.steps, without.steps);
+  ASSERT_EQ(with.states.size(), without.states.size());
+  for (size_t i = 0; i < with.states.size(); ++i) {
+    ASSERT_TRUE(with.states[i] == without.states[i]) << "plan " << i;
+  }
+  EXPECT_EQ(with.events, without.events);
+  EXPECT_EQ(with.ends, without.ends);
+  EXPECT_EQ(with.usage, without.usage);
+  EXPECT_EQ(with.times, without.times);
+  EXPECT_THAT(with.ends, Contains(absl::StatusCode::kCancelled));
+  EXPECT_THAT(with.ends, Contains(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_THAT(with.ends, Contains(absl::StatusCode::kInternal));
+  EXPECT_THAT(with.events, Not(Contains(testing::HasSubstr("after the end"))));
+}
+
+INSTANTIATE_TEST_SUITE_P(WithAndWithoutACache, TwinTest,
+                         testing::Values(PrefixCaching::kOff, PrefixCaching::kPerTenant,
+                                         PrefixCaching::kShared));
+
+}  // namespace
+}  // namespace quire

@@ -1,6 +1,6 @@
 // What batching, chunked prefill and the prefix cache give, in process on a real model.
 //   engine_bench MODEL_FOLDER batching|mixed|prefix|overhead|simulated ...
-//   engine_bench sleep
+//   engine_bench sleep|poll
 // mixed=PERCENT: with that decode_stretch_percent.
 // Prints one JSON line a measurement. docs/benchmarks.md says what each is for.
 #include <cstdio>
@@ -160,8 +160,9 @@ class Bench {
       requests.push_back(
           std::make_unique<Request>(*engine_, Ask(Prompt(400 + i, 64), 64)));
     }
+    const int64_t before = engine_->stats().plans_ahead;
     for (auto& request : requests) request->Wait();
-    PrintOverhead("overhead", clients, steps_);
+    PrintOverhead("overhead", clients, steps_, engine_->stats().plans_ahead - before);
     steps_.clear();
   }
 
@@ -175,22 +176,26 @@ class Bench {
 
   void ClearSteps() { steps_.clear(); }
 
+  // Between: from the results of a step of all clients to the next call of the runner.
   static void PrintOverhead(const char* bench, int clients,
-                            const std::vector<TimedStep>& steps) {
-    std::vector<double> between;
+                            const std::vector<TimedStep>& steps, int64_t plans_ahead) {
+    std::vector<double> between, meanwhile;
     double inside = 0, gaps = 0;
     for (size_t i = 1; i < steps.size(); ++i) {
       inside += steps[i].ended - steps[i].began;
       gaps += steps[i].began - steps[i - 1].ended;
       if (steps[i].items == static_cast<size_t>(clients)) {
         between.push_back(steps[i].began - steps[i - 1].ended);
+        meanwhile.push_back(steps[i].meanwhile);
       }
     }
     std::printf(
-        "{\"bench\": \"%s\", \"clients\": %d, \"steps\": %zu, \"runner_s\": %.3f, "
-        "\"between_steps_us\": {\"p50\": %.1f, \"p99\": %.1f}, \"share\": %.4f}\n",
-        bench, clients, steps.size(), inside, 1e6 * Quantile(between, .5),
-        1e6 * Quantile(between, .99), gaps / inside);
+        "{\"bench\": \"%s\", \"clients\": %d, \"steps\": %zu, \"plans_ahead\": %lld, "
+        "\"runner_s\": %.3f, \"between_steps_us\": {\"p50\": %.1f, \"p99\": %.1f}, "
+        "\"share\": %.4f, \"meanwhile_us\": {\"p50\": %.1f, \"p99\": %.1f}}\n",
+        bench, clients, steps.size(), static_cast<long long>(plans_ahead), inside,
+        1e6 * Quantile(between, .5), 1e6 * Quantile(between, .99), gaps / inside,
+        1e6 * Quantile(meanwhile, .5), 1e6 * Quantile(meanwhile, .99));
   }
 
  private:
@@ -210,17 +215,18 @@ class Bench {
   std::unique_ptr<Engine> engine_;
 };
 
-// The engine's own time, beside a runner that only sleeps.
-void Sleep() {
+// The engine's own time, beside a runner that only waits.
+void Wait(const char* bench, SleepingRunner::Wait wait, double step_seconds) {
   for (const int clients : {1, 64, 256}) {
     std::vector<TimedStep> steps;
     EngineOptions options{.kv = {.num_blocks = 4096},
                           .model = {.vocab_size = 100, .max_positions = 4096}};
-    auto engine = Engine::Start(options,
-                                std::make_unique<TimedRunner>(
-                                    std::make_unique<SleepingRunner>(.01), steps),
-                                nullptr, SystemClock())
-                      .value();
+    auto engine =
+        Engine::Start(options,
+                      std::make_unique<TimedRunner>(
+                          std::make_unique<SleepingRunner>(step_seconds, wait), steps),
+                      nullptr, SystemClock())
+            .value();
     std::vector<std::unique_ptr<Request>> requests;
     for (int i = 0; i < clients; ++i) {
       requests.push_back(std::make_unique<Request>(
@@ -228,18 +234,21 @@ void Sleep() {
     }
     for (auto& request : requests) request->Wait();
     requests.clear();
+    const int64_t plans_ahead = engine->stats().plans_ahead;
     engine.reset();
-    Bench::PrintOverhead("sleep", clients, steps);
+    Bench::PrintOverhead(bench, clients, steps, plans_ahead);
   }
 }
 
 int Main(int argc, char** argv) {
-  if (argc == 2 && std::string(argv[1]) == "sleep") return Sleep(), 0;
+  const std::string first = argc == 2 ? argv[1] : "";
+  if (first == "sleep") return Wait("sleep", SleepingRunner::Wait::kSleep, .01), 0;
+  if (first == "poll") return Wait("poll", SleepingRunner::Wait::kPoll, .001), 0;
   if (argc < 3) {
     std::fprintf(
         stderr,
         "usage: engine_bench MODEL batching|mixed|prefix|overhead|simulated ...\n"
-        "       engine_bench sleep\n");
+        "       engine_bench sleep|poll\n");
     return 2;
   }
   int32_t stretch = EngineOptions().decode_stretch_percent;

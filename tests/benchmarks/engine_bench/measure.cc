@@ -15,9 +15,17 @@ double Seconds() {
 }
 
 absl::StatusOr<std::vector<StepResult>> TimedRunner::Step(const StepInput& input) {
-  const double began = Seconds();
-  auto results = runner_->Step(input);
-  TimedStep step{.began = began, .ended = Seconds(), .items = input.items.size()};
+  TimedStep step{.began = Seconds(), .items = input.items.size()};
+  StepInput timed = input;
+  if (input.meanwhile) {
+    timed.meanwhile = [&] {
+      const double began = Seconds();
+      input.meanwhile();
+      step.meanwhile = Seconds() - began;
+    };
+  }
+  auto results = runner_->Step(timed);
+  step.ended = Seconds();
   for (const StepItem& item : input.items) {
     if (item.tokens.size() > 1) step.prompt_rows += item.tokens.size();
   }
@@ -26,16 +34,18 @@ absl::StatusOr<std::vector<StepResult>> TimedRunner::Step(const StepInput& input
 }
 
 absl::StatusOr<std::vector<StepResult>> SleepingRunner::Step(const StepInput& input) {
-  const auto end =
-      std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds_);
+  const double end = Seconds() + seconds_;
+  if (input.meanwhile) input.meanwhile();
   std::vector<StepResult> results;
   for (const StepItem& item : input.items) {
     StepResult& result = results.emplace_back();
     result.id = item.id;
     if (item.sample) result.sampled = TokenScore{.token = 1};
   }
-  std::this_thread::sleep_until(
-      std::chrono::time_point_cast<std::chrono::nanoseconds>(end));
+  if (wait_ == Wait::kSleep) {
+    std::this_thread::sleep_for(std::chrono::duration<double>(end - Seconds()));
+  }
+  while (Seconds() < end) continue;
   return results;
 }
 

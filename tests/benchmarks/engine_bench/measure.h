@@ -19,6 +19,7 @@ double Seconds();
 struct TimedStep {
   double began = 0;
   double ended = 0;
+  double meanwhile = 0;  // seconds in StepInput::meanwhile, of those between
   size_t items = 0;
   size_t prompt_rows = 0;  // of items with several rows
 };
@@ -36,14 +37,17 @@ class TimedRunner final : public ModelRunner {
   std::vector<TimedStep>& steps_;
 };
 
-// A step takes `seconds`, whatever is in it; the next token is 1.
+// Runs a device on which a step takes `seconds`, whatever is in it; the next token is 1.
 class SleepingRunner final : public ModelRunner {
  public:
-  explicit SleepingRunner(double seconds) : seconds_(seconds) {}
+  // How the thread waits for the device.
+  enum class Wait { kSleep, kPoll };
+  SleepingRunner(double seconds, Wait wait) : seconds_(seconds), wait_(wait) {}
   absl::StatusOr<std::vector<StepResult>> Step(const StepInput& input) override;
 
  private:
   const double seconds_;
+  const Wait wait_;
 };
 
 // When one request's tokens came.

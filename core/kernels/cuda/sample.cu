@@ -31,8 +31,9 @@ struct Weight {
     const double exponent = (static_cast<double>(logit) - best) * inverse_temperature;
     if (!(exponent > kLeastExponent)) return 0;
     const double weight = exp(exponent);
-    return weight >= least_share ? __double2ull_rn(weight * static_cast<double>(kBestWeight))
-                           : 0;
+    return weight >= least_share
+               ? __double2ull_rn(weight * static_cast<double>(kBestWeight))
+               : 0;
   }
 };
 

@@ -78,9 +78,11 @@ class Selection {
   __device__ void KeepBest(int k);
 
   // Keeps the first tokens whose measures come to needed(sum of the measures of all that
-  // are kept), and no more. measure(logit) and needed give uint64_t; 0 < needed <= sum.
+  // are kept), and no more; `about`: perhaps some more. measure(logit) and needed give
+  // uint64_t; 0 < needed <= sum. Logits below measure.least() have a measure of 0.
   template <typename Measure, typename Needed>
-  __device__ void KeepFirst(const Measure& measure, const Needed& needed);
+  __device__ void KeepFirst(const Measure& measure, const Needed& needed,
+                            bool about = false);
 
   // The same by id: the token at which, from the smallest id of those that are kept
   // onwards, measures come to what is needed.
@@ -138,9 +140,7 @@ class Selection {
     const float by_distance = best_ - static_cast<float>(last_distance_ + 2) / 32;
     return fmaxf(by_place, by_distance);
   }
-  __device__ bool IsFew() const {
-    return in_list_ && listed_ <= tuning::kSelectCompared;
-  }
+  __device__ bool IsFew() const { return in_list_ && listed_ <= tuning::kSelectCompared; }
 
   template <int kTogether, typename Use>
   __device__ void ForEach(int begin, int end, float least, const Use& use) const;
@@ -343,8 +343,9 @@ __device__ void Selection::KeepFirst(const Measure& measure, const Needed& neede
 #pragma unroll 1
   while (true) {
     if (IsFew()) {
-      last_ = BorderOfFew([](uint64_t place) { return place; }, measure,
-                          [&](uint64_t sum) { return border > 0 ? border : needed(sum); });
+      last_ =
+          BorderOfFew([](uint64_t place) { return place; }, measure,
+                      [&](uint64_t sum) { return border > 0 ? border : needed(sum); });
       return;
     }
     Sum(
@@ -387,7 +388,8 @@ __device__ inline void Selection::KeepBest(int k) {
       listed_ = vocab_ < kSelectThreads ? vocab_ : kSelectThreads;
       in_list_ = true;
     }
-    KeepFirst(One(), [k](uint64_t) { return static_cast<uint64_t>(k); }, round == 0);
+    KeepFirst(
+        One(), [k](uint64_t) { return static_cast<uint64_t>(k); }, round == 0);
     if (round == 2) return;
     in_list_ = false;
     ListKept();
@@ -398,8 +400,8 @@ __device__ inline void Selection::KeepBest(int k) {
 template <typename Measure, typename Needed>
 __device__ int Selection::TokenAt(const Measure& measure, const Needed& needed) {
   if (IsFew()) {
-    return Token(BorderOfFew([this](uint64_t place) { return Token(place); }, measure,
-                             needed));
+    return Token(
+        BorderOfFew([this](uint64_t place) { return Token(place); }, measure, needed));
   }
   int prefix = 0, begin = 0, end = vocab_, above = id_bits_;
   uint64_t left = 0;

@@ -119,6 +119,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadModel(const std::string& folder
   model->weight_bytes = loaded.weight_bytes;
   model->kv_cache_bytes = loaded.kv_cache_bytes;
   model->kv_cache_tokens = loaded.kv.capacity_tokens();
+  model->refined_pays_from = loaded.refined_pays_from;
   QUIRE_ASSIGN_OR_RETURN(model->begin_tokens, BeginTokens(model->text.tokenizer));
   ModelConfig& config = model->text.config;
   QUIRE_RETURN_IF_ERROR(options.CheckCache(loaded.kv_cache_bytes, model->kv_cache_tokens,

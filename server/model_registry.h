@@ -26,7 +26,8 @@ struct ServedModel {
   int64_t weight_bytes = 0;
   int64_t kv_cache_bytes = 0;
   int64_t kv_cache_tokens = 0;
-  EngineOptions limits;  // that the engine was started with
+  int32_t refined_pays_from = 0;  // AttentionOptions::refined_pays_from of its runner
+  EngineOptions limits;           // that the engine was started with
 };
 
 // "llama" and so on, as the protocol names architectures.

@@ -106,7 +106,7 @@ void AddAttention(CLI::App& command, AttentionFlags& flags) {
     command.add_option(name, value, help)->group(kGroup);
   };
   AddName(command, "--attention", flags.mode,
-          "auto: dense while the text is short, refined beyond", Modes(), kGroup);
+          "auto: refined where that is faster, else dense", Modes(), kGroup);
   option("--eps", flags.eps,
          "Refined: smaller reads more and errs less, [0, 1]; default 0.04");
   option("--max-error", flags.max_error,

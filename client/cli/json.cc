@@ -131,16 +131,19 @@ Json ToJson(const v1::SpanScore& score) {
 }
 
 Json ToJson(const v1::Model& model) {
-  return {{"name", model.name()},
-          {"architecture", model.architecture()},
-          {"parameters", model.parameters()},
-          {"context_tokens", model.context_tokens()},
-          {"vocab_size", model.vocab_size()},
-          {"compute_type", model.compute_type()},
-          {"weight_bytes", model.weight_bytes()},
-          {"kv_cache_bytes", model.kv_cache_bytes()},
-          {"kv_cache_tokens", model.kv_cache_tokens()},
-          {"instruction_tuned", model.instruction_tuned()}};
+  Json json = {{"name", model.name()},
+               {"architecture", model.architecture()},
+               {"parameters", model.parameters()},
+               {"context_tokens", model.context_tokens()},
+               {"vocab_size", model.vocab_size()},
+               {"compute_type", model.compute_type()},
+               {"weight_bytes", model.weight_bytes()},
+               {"kv_cache_bytes", model.kv_cache_bytes()},
+               {"kv_cache_tokens", model.kv_cache_tokens()},
+               {"instruction_tuned", model.instruction_tuned()}};
+  json["auto_sparse_from"] =
+      model.has_auto_sparse_from() ? Json(model.auto_sparse_from()) : Json();
+  return json;
 }
 
 Json ToJson(const v1::Load& load) {

@@ -48,7 +48,8 @@ int32_t AttentionOptions::SparseFrom() const {
   const int32_t wanted = min_sparse_tokens >= 0         ? min_sparse_tokens
                          : mode == AttentionMode::kAuto ? kAutoSparseTokens
                                                         : least;
-  return std::max(least, wanted);
+  const bool where_it_pays = mode == AttentionMode::kAuto && !compact;
+  return std::max({least, wanted, where_it_pays ? refined_pays_from : 0});
 }
 
 std::string_view AttentionModeName(AttentionMode mode) {

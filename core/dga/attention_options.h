@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string_view>
 
 #include "absl/status/status.h"
@@ -9,7 +10,7 @@ namespace quire {
 
 // How a request reads its context. docs/dga-findings.md says what each choice costs.
 enum class AttentionMode : uint8_t {
-  kAuto,      // dense while a token sees few tokens, refined beyond
+  kAuto,      // dense while a token sees few tokens, refined beyond where that is faster
   kDense,     // every token reads every earlier one
   kFaithful,  // Dynamic Group Attention as published (Wu et al., arXiv 2505.22107)
   kRefined,   // sinks and window exactly; of the rest, tokens drawn by their weight
@@ -62,12 +63,17 @@ struct AttentionOptions {
   // Drops the keys and values of pages that hardly matter once the prompt is read, and
   // keeps their means. Saves memory, not exactness. kRefined and kAuto.
   bool compact = false;
+  // The runner's choice, not the request's: kAuto reads a token densely that sees fewer
+  // tokens than this, whatever min_sparse_tokens is, since refined would take longer
+  // there. kNeverPays: every token. Not with `compact`, which only refined can give.
+  int32_t refined_pays_from = 0;
 
   FaithfulOptions faithful;
 
   // kInvalidArgument names the field below `path`, its limit and its value.
   absl::Status Validate(std::string_view path = "attention") const;
   // The least number of visible tokens at which a row is read sparsely; refined only.
+  // kNeverPays: none is.
   int32_t SparseFrom() const;
 };
 
@@ -75,6 +81,7 @@ inline constexpr int32_t kSinkTokens = 64;     // S: the first page
 inline constexpr int32_t kWindowTokens = 128;  // W, before page alignment
 inline constexpr int32_t kGroupTokens = 64;    // m of refined: a page of the cache
 inline constexpr int32_t kAutoSparseTokens = 4096;
+inline constexpr int32_t kNeverPays = std::numeric_limits<int32_t>::max();
 
 std::string_view AttentionModeName(AttentionMode mode);  // "AUTO", ...
 

@@ -113,6 +113,7 @@ std::vector<SequenceAttention> CpuModelRunner::Sequences(
                            .options = item.attention,
                            .state = &states_[item.id],
                            .compact = item.attention.compact && item.last_chunk};
+    s.options.refined_pays_from = refined_pays_from_;
     if (item.importance) {
       AttentionProbe& probe = results[i].importance;
       s.probed = ProbedRows(item.begin, rows, item.last_chunk);

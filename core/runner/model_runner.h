@@ -14,8 +14,11 @@ namespace quire {
 class CpuModelRunner final : public ModelRunner {
  public:
   CpuModelRunner(std::unique_ptr<Decoder> decoder, std::unique_ptr<KvCache> cache,
-                 const KvGeometry& geometry)
-      : decoder_(std::move(decoder)), cache_(std::move(cache)), geometry_(geometry) {}
+                 const KvGeometry& geometry, int32_t refined_pays_from)
+      : decoder_(std::move(decoder)),
+        cache_(std::move(cache)),
+        geometry_(geometry),
+        refined_pays_from_(refined_pays_from) {}
 
   absl::StatusOr<std::vector<StepResult>> Step(const StepInput& input) override;
 
@@ -38,6 +41,7 @@ class CpuModelRunner final : public ModelRunner {
   const std::unique_ptr<Decoder> decoder_;
   const std::unique_ptr<KvCache> cache_;
   const KvGeometry geometry_;
+  const int32_t refined_pays_from_;
   std::map<RequestId, SequenceState> states_;  // of sequences that have one
 };
 

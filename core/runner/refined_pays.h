@@ -42,4 +42,16 @@ inline int64_t RefinedRows(const ModelConfig& config, const AttentionOptions& at
   return std::clamp<int64_t>(int64_t{begin} + rows - from, 0, rows);
 }
 
+// AttentionOptions::refined_pays_from: below, AUTO is refined neither in prompts nor in
+// decoding. Whether there are kernels for the one and the other.
+inline int32_t RefinedPaysFrom(const ModelConfig& config, bool prompts, bool decodes) {
+  const int64_t token_bytes = int64_t{config.num_kv_heads} * config.head_dim * 4;
+  int64_t from = kNeverPays;
+  if (prompts) from = std::min(from, kRefinedPromptPaysBytes / token_bytes + 1);
+  if (decodes) {
+    from = std::min(from, (kRefinedPaysBytes + token_bytes - 1) / token_bytes);
+  }
+  return static_cast<int32_t>(from);
+}
+
 }  // namespace quire

@@ -31,6 +31,9 @@ struct LoadedRunner {
   ComputeType compute = ComputeType::kFloat32;
   int64_t weight_bytes = 0;  // held by the runner
   int64_t kv_cache_bytes = 0;
+  // AttentionOptions::refined_pays_from of every step, whatever the items say: for those
+  // who want to know beforehand how AUTO will be read.
+  int32_t refined_pays_from = 0;
   Device device;
   std::string device_note;  // of ChosenDevice
 };

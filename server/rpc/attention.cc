@@ -113,6 +113,13 @@ std::string WhyDense(const AttentionOptions& asked) {
     return absl::StrCat(kAll, "there are no more than the ", kAlwaysRead,
                         " first and last ones that always are");
   }
+  if (asked.SparseFrom() == kNeverPays) {
+    return absl::StrCat(kAll, "AUTO is dense on this server, where REFINED takes longer");
+  }
+  if (asked.SparseFrom() == asked.refined_pays_from) {
+    return absl::StrCat(kAll, "none sees as many as ", asked.refined_pays_from,
+                        ", below which REFINED takes longer on this server");
+  }
   return absl::StrCat(kAll, "none sees as many as min_sparse_tokens, ",
                       asked.SparseFrom());
 }

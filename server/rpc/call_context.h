@@ -90,6 +90,8 @@ struct CallContext {
                   int64_t total_tokens);
   // The first time only, reports the time to first token.
   void OnFirstToken();
+  // What a request to this model means by not saying how it shall be read.
+  AttentionOptions AttentionDefaults(const ServedModel& model) const;
   // From one piece of text to the next, as many calls being answered as now.
   absl::Duration TextInterval() const;
   absl::Duration Elapsed() const { return clock->Now() - arrival; }
@@ -106,6 +108,12 @@ inline void CallContext::OnFirstToken() {
 inline void CallContext::OnProgress(TracePhase phase, int32_t pass, int64_t done_tokens,
                                     int64_t total_tokens) {
   trace.Add({absl::ToDoubleSeconds(Elapsed()), phase, pass, done_tokens, total_tokens});
+}
+
+inline AttentionOptions CallContext::AttentionDefaults(const ServedModel& model) const {
+  AttentionOptions attention = defaults.attention;
+  attention.refined_pays_from = model.refined_pays_from;
+  return attention;
 }
 
 inline absl::Duration CallContext::TextInterval() const {

@@ -229,6 +229,10 @@ v1::Model ToProto(const ServedModel& model) {
   proto.set_kv_cache_bytes(model.kv_cache_bytes);
   proto.set_kv_cache_tokens(model.kv_cache_tokens);
   proto.set_instruction_tuned(model.text.instruction_tuned());
+  const AttentionOptions automatic{.refined_pays_from = model.refined_pays_from};
+  if (automatic.SparseFrom() != kNeverPays) {
+    proto.set_auto_sparse_from(automatic.SparseFrom());
+  }
   return proto;
 }
 

@@ -173,7 +173,7 @@ absl::Status HandleEstimateCost(const v1::EstimateCostRequest& request,
                          SchedulingOf(call, "priority", request.priority()));
   QUIRE_ASSIGN_OR_RETURN(
       const AttentionOptions attention,
-      MergeAttention(call.defaults.attention, request.attention(), "attention"));
+      MergeAttention(call.AttentionDefaults(*model), request.attention(), "attention"));
   QUIRE_ASSIGN_OR_RETURN(const int64_t tokens,
                          CountPrompt(request, task, *model, call.limits));
   QUIRE_ASSIGN_OR_RETURN(const std::vector<PassShape> passes,

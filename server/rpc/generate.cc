@@ -76,7 +76,7 @@ absl::StatusOr<EngineRequest> ToEngineRequest(const v1::GenerateRequest& request
                                                       request.sampling(), call));
   QUIRE_ASSIGN_OR_RETURN(
       work.attention,
-      MergeAttention(call.defaults.attention, request.attention(), "attention"));
+      MergeAttention(call.AttentionDefaults(model), request.attention(), "attention"));
   QUIRE_ASSIGN_OR_RETURN(Scheduling scheduling,
                          SchedulingOf(call, "priority", request.priority()));
   QUIRE_RETURN_IF_ERROR(CheckRoom(request, model, work.attention, scheduling, call));

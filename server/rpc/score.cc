@@ -123,8 +123,8 @@ absl::StatusOr<TextScoreOptions> ReadOptions(const ServedModel& model,
       .importance = options.importance() || options.sentence_importance(),
       .deadline = call.deadline};
   QUIRE_ASSIGN_OR_RETURN(
-      result.attention,
-      MergeAttention(call.defaults.attention, options.attention(), "options.attention"));
+      result.attention, MergeAttention(call.AttentionDefaults(model), options.attention(),
+                                       "options.attention"));
   QUIRE_RETURN_IF_ERROR(
       CheckRange("options.top_logprobs", options.top_logprobs(), 0, kMaxTopLogprobs));
   if (options.has_overlap_tokens()) {

@@ -170,7 +170,7 @@ absl::StatusOr<SummaryOptions> ToOptions(const v1::SummarizeRequest& request,
   }
   QUIRE_ASSIGN_OR_RETURN(
       options.attention,
-      MergeAttention(call.defaults.attention, request.attention(), "attention"));
+      MergeAttention(call.AttentionDefaults(model), request.attention(), "attention"));
   QUIRE_ASSIGN_OR_RETURN(options.scheduling,
                          SchedulingOf(call, "priority", request.priority()));
   options.deadline = call.deadline;

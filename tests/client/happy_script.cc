@@ -139,6 +139,7 @@ void FillModel(v1::Model& model) {
   model.set_kv_cache_bytes(754'974'720);
   model.set_kv_cache_tokens(32768);
   model.set_instruction_tuned(true);
+  model.set_auto_sparse_from(4096);
 }
 
 void FillLoad(v1::Load& load) {

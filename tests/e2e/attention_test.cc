@@ -44,6 +44,16 @@ class AttentionTest : public testing::Test {
     return Run(std::move(more));
   }
 
+  // Null: AUTO never is, as on a CPU without AVX512-BF16.
+  static Json AutoSparseFrom() {
+    const ProcessResult models = RunQuire(*server_, {"models", "--json"});
+    EXPECT_EQ(models.exit_code, 0) << models.err;
+    const Json model = Json::parse(models.out).at("models").at(0);
+    EXPECT_EQ(model.at("auto_sparse_from").is_number(),
+              model.at("compute_type") == "bfloat16");
+    return model.at("auto_sparse_from");
+  }
+
   static inline std::unique_ptr<Server> server_;
 };
 
@@ -57,8 +67,23 @@ TEST_F(AttentionTest, AutoBelowItsThresholdIsDenseBitForBit) {
   const Json automatic = Score("auto", {"--per-token"});
   EXPECT_EQ(automatic.at("tokens"), dense.at("tokens"));
   EXPECT_EQ(automatic.at("receipt").at("density"), 1.0);
+  const bool pays = AutoSparseFrom().is_number();
   EXPECT_THAT(automatic.at("receipt").at("note").get<std::string>(),
-              HasSubstr("none sees as many as min_sparse_tokens, 4096"));
+              HasSubstr(pays ? "none sees as many as min_sparse_tokens, 4096"
+                             : "AUTO is dense on this server"));
+}
+
+TEST_F(AttentionTest, AutoBeyondItsThresholdIsRefinedWhereThatIsFaster) {
+  const Json receipt = Score("auto", {"--min-sparse-tokens", "1000"}).at("receipt");
+  EXPECT_EQ(receipt.at("mode"), "AUTO");
+  if (AutoSparseFrom().is_number()) {
+    EXPECT_LT(receipt.at("density").get<double>(), 0.6);
+    EXPECT_EQ(receipt.at("note"), "");
+  } else {
+    EXPECT_EQ(receipt.at("density"), 1.0);
+    EXPECT_THAT(receipt.at("note").get<std::string>(),
+                HasSubstr("AUTO is dense on this server, where REFINED takes longer"));
+  }
 }
 
 TEST_F(AttentionTest, RefinedReadsFewKeysAndErrsLittle) {

@@ -144,7 +144,7 @@ async function load(server) {
     server.run("generate", "--file", long, "--max-tokens", "60", "--attention", "refined"),
     server.run("generate", "Once upon a time", "--max-tokens", "150", "--ignore-eos"),
     server.run("score", server.text(9000), "--attention", "refined"),
-    server.run("summarize", sample, "--words", "60"),
+    server.run("summarize", sample, "--words", "60", "--attention", "refined"),
   ]);
   assert.deepEqual(codes, [0, 0, 0, 0]);
   assert.notEqual(await server.run("--timeout", "0.2s", "score", sample, "--attention", "dense"), 0);

@@ -26,6 +26,7 @@ TEST(ModelsTest, TellsWhatTheModelIs) {
   EXPECT_EQ(model.compute_type(), "float32");
   EXPECT_EQ(model.kv_cache_tokens(), 1024);
   EXPECT_TRUE(model.instruction_tuned());
+  EXPECT_EQ(model.auto_sparse_from(), 4096);
   EXPECT_GT(model.parameters(), kTestVocabulary * 8);
 
   v1::ListModelsResponse list;
@@ -33,6 +34,18 @@ TEST(ModelsTest, TellsWhatTheModelIs) {
   ASSERT_TRUE(server.models().ListModels(&second, {}, &list).ok());
   ASSERT_EQ(list.models_size(), 1);
   EXPECT_EQ(list.models(0).name(), "tiny");
+}
+
+TEST(ModelsTest, TellsFromWhereAutoIsSparse) {
+  const auto told = [](int32_t refined_pays_from) {
+    TestServer server({.refined_pays_from = refined_pays_from});
+    v1::GetModelResponse response;
+    grpc::ClientContext context;
+    EXPECT_TRUE(server.models().GetModel(&context, {}, &response).ok());
+    return response.model();
+  };
+  EXPECT_EQ(told(10000).auto_sparse_from(), 10000);
+  EXPECT_FALSE(told(kNeverPays).has_auto_sparse_from());
 }
 
 TEST(TokensTest, TokenizeDetokenizeAndCount) {

@@ -146,6 +146,29 @@ TEST(ReceiptTest, AShortTextThatWasReadDenselySaysSo) {
             "is");
 }
 
+// Every handler asks the engine for what the model's runner will do.
+TEST(ReceiptTest, AutoIsDenseWhereRefinedDoesNotPay) {
+  TestServer slow({.refined_pays_from = kNeverPays});
+  v1::GenerateRequest request = Prompt(240, 1);
+  request.mutable_attention()->set_min_sparse_tokens(200);
+  const v1::Receipt dense = ReceiptOf(slow, request);
+  EXPECT_EQ(dense.mode(), v1::ATTENTION_MODE_AUTO);
+  EXPECT_EQ(dense.density(), 1);
+  EXPECT_FALSE(dense.has_coverage());
+  EXPECT_EQ(dense.note(),
+            "all tokens were read densely: AUTO is dense on this server, where REFINED "
+            "takes longer");
+  request.mutable_attention()->set_mode(v1::ATTENTION_MODE_REFINED);
+  EXPECT_LT(ReceiptOf(slow, request).density(), 1);
+  TestServer later({.refined_pays_from = 241});
+  request.mutable_attention()->set_mode(v1::ATTENTION_MODE_AUTO);
+  EXPECT_EQ(ReceiptOf(later, request).note(),
+            "all tokens were read densely: none sees as many as 241, below which REFINED "
+            "takes longer on this server");
+  TestServer soon({.refined_pays_from = 240});
+  EXPECT_LT(ReceiptOf(soon, request).density(), 1);
+}
+
 TEST(ReceiptTest, TellsOfAnErrorThatWasTooLarge) {
   std::atomic<bool> stays = false;
   TestServer server;

@@ -111,6 +111,7 @@ std::unique_ptr<ServedModel> MakeModel(const TestServerOptions& options, FakeMod
   model->text.stop_tokens = {0};
   model->parameters = CountParameters(model->text.config);
   model->compute_type = "float32";
+  model->refined_pays_from = options.refined_pays_from;
   const int32_t blocks =
       options.kv_blocks > 0 ? options.kv_blocks : options.context_tokens / 64 * 4;
   const KvGeometry kv{.num_blocks = blocks, .tokens_per_block = 64};

@@ -33,6 +33,7 @@ struct TestServerOptions {
   PrefixCaching prefix_caching = PrefixCaching::kOff;
   AdmissionMode admission = AdmissionMode::kOff;
   StepCost step_cost = DefaultStepCost();
+  int32_t refined_pays_from = 0;
   bool chat = true;
   bool begin_token = false;            // as if the tokenizer put token 1 before a text
   bool serve = true;                   // false: still loading

@@ -88,6 +88,20 @@ TEST(AttentionOptionsTest, SparseFromIsTheModesOwnOrAsAskedButNeverInsideTheWind
   EXPECT_EQ(from(AttentionMode::kRefined, 194), 194);
 }
 
+TEST(AttentionOptionsTest, AutoIsSparseOnlyWhereItPays) {
+  AttentionOptions options{.min_sparse_tokens = 1000, .refined_pays_from = 7000};
+  EXPECT_EQ(options.SparseFrom(), 7000);
+  options.min_sparse_tokens = 8000;
+  EXPECT_EQ(options.SparseFrom(), 8000);
+  options.refined_pays_from = kNeverPays;
+  EXPECT_EQ(options.SparseFrom(), kNeverPays);
+  options.compact = true;
+  EXPECT_EQ(options.SparseFrom(), 8000);
+  options.compact = false;
+  options.mode = AttentionMode::kRefined;
+  EXPECT_EQ(options.SparseFrom(), 8000);
+}
+
 TEST(AttentionOptionsTest, ModesHaveNames) {
   EXPECT_EQ(AttentionModeName(AttentionMode::kAuto), "AUTO");
   EXPECT_EQ(AttentionModeName(AttentionMode::kDense), "DENSE");

@@ -18,6 +18,7 @@ TEST(ExpectedAttentionTest, AutoIsDenseUntilManyAreSeen) {
   EXPECT_EQ(ExpectColumns(options, 4094, 1), (ExpectedColumns{.read = 4095}));
   EXPECT_EQ(ExpectColumns(options, 4095, 1),
             (ExpectedColumns{.read = RefinedColumns(0.04f), .scanned = 4096 - 192}));
+  EXPECT_EQ(ExpectColumns({.refined_pays_from = kNeverPays}, 9999, 1).read, 10000);
   EXPECT_EQ(ExpectColumns({.mode = AttentionMode::kAuto, .eps = 0}, 9999, 1),
             (ExpectedColumns{.read = 10000}));
 }

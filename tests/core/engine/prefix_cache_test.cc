@@ -298,6 +298,8 @@ TEST(AttentionVariantTest, DenseRowsAreOneVariant) {
   EXPECT_EQ(AttentionVariant({.mode = kRefined}, 192), 0u);
   EXPECT_EQ(AttentionVariant({.mode = kRefined, .eps = 0}, 1'000'000), 0u);
   EXPECT_EQ(AttentionVariant({.mode = kAuto, .min_sparse_tokens = 1000}, 999), 0u);
+  EXPECT_EQ(AttentionVariant({.mode = kAuto, .refined_pays_from = kNeverPays}, 1 << 20),
+            0u);
 }
 
 TEST(AttentionVariantTest, SparseRowsHaveEpsAndTheLeastSparseRowInIt) {

@@ -54,6 +54,21 @@ TEST(RefinedRowsTest, RefinedFromItsLeastTokensOn) {
   EXPECT_EQ(RefinedRows(EightHeadsOf128(), attention, 0, from + 5), 5);
 }
 
+TEST(RefinedPaysFromTest, IsTheFirstRowThatAutoReadsRefined) {
+  for (const ModelConfig& config :
+       {EightHeadsOf128(), ModelConfig{.num_kv_heads = 3, .head_dim = 64},
+        ModelConfig{.num_kv_heads = 5, .head_dim = 64}}) {
+    const int32_t prompts = RefinedPaysFrom(config, true, true);
+    EXPECT_EQ(RefinedRows(config, {}, 0, prompts - 1), 0);
+    EXPECT_EQ(RefinedRows(config, {}, 0, prompts), 1);
+    const int32_t decodes = RefinedPaysFrom(config, false, true);
+    EXPECT_FALSE(ReadsRefined(config, {}, decodes - 2));
+    EXPECT_TRUE(ReadsRefined(config, {}, decodes - 1));
+    EXPECT_LT(prompts, decodes);
+    EXPECT_EQ(RefinedPaysFrom(config, false, false), kNeverPays);
+  }
+}
+
 TEST(RefinedRowsTest, DenseAndEpsZeroNever) {
   EXPECT_EQ(RefinedRows(EightHeadsOf128(), {.mode = AttentionMode::kDense}, 0, 1 << 20),
             0);

@@ -282,6 +282,41 @@ TEST(LoadRunnerTest, RefusesWhatCannotRun) {
             absl::StatusCode::kOk);
 }
 
+// A text that AUTO may read refined, by its least tokens.
+AttentionStats ReadFromToken200On(LoadedRunner& loaded, AttentionMode mode,
+                                  bool compact = false) {
+  const std::vector<TokenId> tokens = Tokens(300, 8192);
+  const std::vector<BlockId> blocks = Blocks(0, 5);
+  StepItem item = {.tokens = tokens, .blocks = blocks};
+  item.attention = {.mode = mode, .min_sparse_tokens = 200, .compact = compact};
+  return StepOrDie(loaded, item).attention;
+}
+
+LoadedRunner LoadSmall(ComputeType compute) {
+  return LoadRunner(OpenModelFiles(kSmall).value(),
+                    {.compute = compute, .kv_cache_bytes = 64 << 20})
+      .value();
+}
+
+// What an item says of where it pays is not asked: the runner knows.
+TEST(SparseRunnerTest, AutoIsDenseWhereRefinedIsSlower) {
+  LoadedRunner loaded = LoadSmall(ComputeType::kFloat32);
+  EXPECT_EQ(loaded.refined_pays_from, kNeverPays);
+  const AttentionStats dense = ReadFromToken200On(loaded, AttentionMode::kAuto);
+  EXPECT_EQ(dense.sparse_rows, 0);
+  EXPECT_EQ(dense.work.columns, dense.work.dense_columns);
+  EXPECT_GT(ReadFromToken200On(loaded, AttentionMode::kRefined).sparse_rows, 0);
+  // Memory is asked for then, which only refined can give back.
+  EXPECT_GT(ReadFromToken200On(loaded, AttentionMode::kAuto, true).sparse_rows, 0);
+}
+
+TEST(SparseRunnerTest, AutoIsRefinedWhereThatIsFaster) {
+  if (!kernels::HasFastBFloat16()) GTEST_SKIP() << "no AVX512-BF16 here";
+  LoadedRunner loaded = LoadSmall(ComputeType::kBFloat16);
+  EXPECT_EQ(loaded.refined_pays_from, 0);
+  EXPECT_GT(ReadFromToken200On(loaded, AttentionMode::kAuto).sparse_rows, 0);
+}
+
 // Compact mode: what hardly matters goes, the rest goes on without it.
 class CompactTest : public ::testing::Test {
  protected:

@@ -390,7 +390,6 @@ void BatchingEngine::Conclude(const Batch::Planned& planned, Results results,
                      *planned.requests[i], times[i], now);
     if (end.has_value()) ended.push_back(*std::move(end));
   }
-  reporter_.End();
   for (Ended& end : ended) Finish(end.id, std::move(end.status), end.reason, now);
 }
 
@@ -466,6 +465,7 @@ void BatchingEngine::Finish(RequestId id, absl::Status status, FinishReason reas
 
 // What stats and Submit see from now on; sinks hear of it after that.
 void BatchingEngine::PublishAndDeliver() {
+  reporter_.End();
   Publish();
   outbox_.Flush();
 }

@@ -1,6 +1,7 @@
 #include "core/engine/step_reporter.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace quire {
 namespace {
@@ -24,11 +25,14 @@ RequestStage StageOf(const BatchRequest& request) {
 }  // namespace
 
 void StepReporter::OnPlan(const ScheduleOptions& options, const Batch::Planned& planned) {
+  End();
   if (observer_ == nullptr || planned.state.requests.empty()) return;
   observer_->OnPlan(options, planned.state, planned.plan);
 }
 
 void StepReporter::Begin(absl::Time now, absl::Duration elapsed, bool background) {
+  End();
+  open_ = true;
   now_ = now;
   report_ = StepReport{.elapsed = elapsed, .background = background};
   inter_token_.clear();
@@ -73,6 +77,7 @@ void StepReporter::AfterItem(BatchRequest& request, const Before& before,
 }
 
 void StepReporter::End() {
+  if (!std::exchange(open_, false)) return;
   ++totals_.steps;
   if (!report_.background) {
     totals_.prompt_tokens += report_.prompt_tokens;
@@ -87,6 +92,7 @@ void StepReporter::End() {
 
 void StepReporter::OnFinished(const BatchRequest& request, absl::StatusCode code,
                               const AttentionReceipt& receipt) {
+  End();
   const Usage& usage = UsageOf(request.sequence);
   const bool background = request.background.has_value();
   if (!background) totals_.cached_tokens += usage.cached_tokens;

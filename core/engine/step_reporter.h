@@ -27,7 +27,8 @@ class StepReporter {
 
   void OnPlan(const ScheduleOptions& options, const Batch::Planned& planned);
 
-  // A step: Begin, then Before and After of each item that went well, then End.
+  // A step: Begin, then Before and After of each item that went well, then End. What is
+  // told before End, and the next step, end it too; End may be called again.
   struct Before {
     Usage usage;
     int64_t recomputed = 0;
@@ -50,6 +51,7 @@ class StepReporter {
  private:
   EngineObserver* const observer_;
   Totals totals_;
+  bool open_ = false;  // a step began and has not ended
   absl::Time now_;
   StepReport report_;
   std::vector<absl::Duration> inter_token_;

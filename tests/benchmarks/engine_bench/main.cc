@@ -216,7 +216,7 @@ class Bench {
 };
 
 // The engine's own time, beside a runner that only waits.
-void Wait(const char* bench, SleepingRunner::Wait wait, double step_seconds) {
+void Wait(const char* bench, WaitingRunner::Wait wait, double step_seconds) {
   for (const int clients : {1, 64, 256}) {
     std::vector<TimedStep> steps;
     EngineOptions options{.kv = {.num_blocks = 4096},
@@ -224,7 +224,7 @@ void Wait(const char* bench, SleepingRunner::Wait wait, double step_seconds) {
     auto engine =
         Engine::Start(options,
                       std::make_unique<TimedRunner>(
-                          std::make_unique<SleepingRunner>(step_seconds, wait), steps),
+                          std::make_unique<WaitingRunner>(step_seconds, wait), steps),
                       nullptr, SystemClock())
             .value();
     std::vector<std::unique_ptr<Request>> requests;
@@ -242,8 +242,8 @@ void Wait(const char* bench, SleepingRunner::Wait wait, double step_seconds) {
 
 int Main(int argc, char** argv) {
   const std::string first = argc == 2 ? argv[1] : "";
-  if (first == "sleep") return Wait("sleep", SleepingRunner::Wait::kSleep, .01), 0;
-  if (first == "poll") return Wait("poll", SleepingRunner::Wait::kPoll, .001), 0;
+  if (first == "sleep") return Wait("sleep", WaitingRunner::Wait::kSleep, .01), 0;
+  if (first == "poll") return Wait("poll", WaitingRunner::Wait::kPoll, .001), 0;
   if (argc < 3) {
     std::fprintf(
         stderr,

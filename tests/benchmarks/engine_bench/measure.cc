@@ -33,9 +33,9 @@ absl::StatusOr<std::vector<StepResult>> TimedRunner::Step(const StepInput& input
   return results;
 }
 
-absl::StatusOr<std::vector<StepResult>> SleepingRunner::Step(const StepInput& input) {
+absl::StatusOr<std::vector<StepResult>> WaitingRunner::Step(const StepInput& input) {
   const double end = Seconds() + seconds_;
-  if (input.meanwhile) input.meanwhile();
+  if (wait_ == Wait::kPoll && input.meanwhile) input.meanwhile();
   std::vector<StepResult> results;
   for (const StepItem& item : input.items) {
     StepResult& result = results.emplace_back();

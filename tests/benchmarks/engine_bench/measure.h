@@ -37,12 +37,13 @@ class TimedRunner final : public ModelRunner {
   std::vector<TimedStep>& steps_;
 };
 
-// Runs a device on which a step takes `seconds`, whatever is in it; the next token is 1.
-class SleepingRunner final : public ModelRunner {
+// A step takes `seconds`, whatever is in it; the next token is 1.
+class WaitingRunner final : public ModelRunner {
  public:
-  // How the thread waits for the device.
+  // kSleep: as one that computes itself. kPoll: as one that asks a device whether it is
+  // ready.
   enum class Wait { kSleep, kPoll };
-  SleepingRunner(double seconds, Wait wait) : seconds_(seconds), wait_(wait) {}
+  WaitingRunner(double seconds, Wait wait) : seconds_(seconds), wait_(wait) {}
   absl::StatusOr<std::vector<StepResult>> Step(const StepInput& input) override;
 
  private:

@@ -62,6 +62,14 @@ int64_t FocalTarget(const FaithfulOptions& options, int64_t tokens) {
   return std::min(tokens, std::max<int64_t>(share, options.min_focal_tokens));
 }
 
+int64_t GroupBytes(const FaithfulOptions& options, int64_t tokens, int64_t head_dim) {
+  // What does not make a group is focal, too.
+  const int64_t groups = (tokens - FocalTarget(options, tokens)) / options.group_tokens;
+  const int64_t focal = tokens - groups * options.group_tokens;
+  const int64_t bytes = groups * (2 * head_dim + 1) * 4 + focal * 8;
+  return bytes + bytes / 4;
+}
+
 int64_t RegroupTokens(const FaithfulOptions& options) {
   return int64_t{options.group_tokens} * 11 / 10;
 }

@@ -35,6 +35,11 @@ std::vector<Position> NotFocal(const GroupPlan& plan, Position begin, Position e
 // tokens are focal.
 int64_t FocalTarget(const FaithfulOptions& options, int64_t tokens);
 
+// Memory of a key/value head's focal tokens and groups in one layer, on a device, when a
+// sequence has so many tokens: a key, a value (head_dim channels each) and a bias a
+// group, float32; 8 bytes a focal token; a quarter more for room to grow.
+int64_t GroupBytes(const FaithfulOptions& options, int64_t tokens, int64_t head_dim);
+
 // m' = floor(1.1 m): so many raw tokens are split into focal ones and a group.
 int64_t RegroupTokens(const FaithfulOptions& options);
 

@@ -64,8 +64,14 @@ absl::Status CudaModelRunner::Check(const StepItem& item) const {
 absl::StatusOr<std::vector<StepResult>> CudaModelRunner::Step(const StepInput& input) {
   QUIRE_RETURN_IF_ERROR(lost_);
   QUIRE_RETURN_IF_ERROR(CheckCopies(input, geometry_));
-  CheckedItems checked(input, [this](const StepItem& item) { return Check(item); });
-  for (const RequestId id : input.released) faithful_.erase(id);
+  for (const RequestId id : input.released) {
+    faithful_.erase(id);
+    groups_.Release(id);
+  }
+  CheckedItems checked(input, [this](const StepItem& item) {
+    const absl::Status status = Check(item);
+    return status.ok() ? groups_.Take(item) : status;
+  });
   absl::StatusOr<std::vector<StepResult>> results = ComputeOrError(input, checked.items);
   // Some layers are ahead of others then.
   if (!results.ok()) {

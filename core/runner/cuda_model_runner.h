@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "core/model/cuda_faithful.h"
 #include "core/model/cuda_kv_cache.h"
 #include "core/runner/cuda_readout.h"
+#include "core/runner/group_budget.h"
 #include "core/runner/runner.h"
 
 namespace quire {
@@ -19,9 +21,14 @@ namespace quire {
 // alike, and only a new process can use the device again.
 class CudaModelRunner final : public ModelRunner {
  public:
+  // group_bytes: what groups of sequences read FAITHFUL may take, see GroupBudget.
   CudaModelRunner(std::unique_ptr<CudaDecoder> decoder,
-                  std::unique_ptr<CudaKvCache> cache, const KvGeometry& geometry)
-      : decoder_(std::move(decoder)), cache_(std::move(cache)), geometry_(geometry) {}
+                  std::unique_ptr<CudaKvCache> cache, const KvGeometry& geometry,
+                  int64_t group_bytes = std::numeric_limits<int64_t>::max())
+      : decoder_(std::move(decoder)),
+        cache_(std::move(cache)),
+        geometry_(geometry),
+        groups_(decoder_->config(), group_bytes) {}
 
   absl::StatusOr<std::vector<StepResult>> Step(const StepInput& input) override;
 
@@ -65,6 +72,7 @@ class CudaModelRunner final : public ModelRunner {
   const std::unique_ptr<CudaDecoder> decoder_;
   const std::unique_ptr<CudaKvCache> cache_;
   const KvGeometry geometry_;
+  GroupBudget groups_;                          // of faithful_
   std::map<RequestId, CudaFaithful> faithful_;  // of sequences read FAITHFUL
   absl::Status lost_;                           // not OK: the device is
 };

@@ -10,11 +10,13 @@
 #include "c10/core/InferenceMode.h"
 #include "c10/util/Exception.h"
 #include "core/base/status_macros.h"
+#include "core/dga/group_plan.h"
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kv/memory_plan.h"
 #include "core/model/cuda_check.h"
 #include "core/model/layer_parts.h"
 #include "core/runner/cuda_model_runner.h"
+#include "core/runner/refined_pays.h"
 
 namespace quire {
 namespace {
@@ -55,12 +57,16 @@ absl::Status CheckWeightsFit(const ModelFiles& files, const Device& device) {
       DeviceName(device), " has ", memory.free, " free of ", memory.total));
 }
 
-// For keys and values, beside the index that goes with them.
-int64_t BytesForKv(const ModelConfig& config) {
-  const auto left =
-      static_cast<double>(static_cast<int64_t>(MemoryNow().free) - kReservedBytes);
-  return std::max<int64_t>(
-      0, static_cast<int64_t>(left / (1 + CudaKvCache::IndexShare(config))));
+// For the cache, or for what comes beside it.
+int64_t BytesLeft() {
+  return std::max<int64_t>(0, static_cast<int64_t>(MemoryNow().free) - kReservedBytes);
+}
+
+// Of FAITHFUL at its defaults, for each byte of keys and values: of a whole window.
+double GroupsShare(const ModelConfig& config) {
+  const int64_t tokens = config.max_positions, d = config.head_dim;
+  return static_cast<double>(GroupBytes({}, tokens, d)) /
+         static_cast<double>(tokens * 4 * d);
 }
 
 absl::StatusOr<LoadedRunner> Load(const ModelFiles& files, const RunnerOptions& options,
@@ -79,14 +85,18 @@ absl::StatusOr<LoadedRunner> Load(const ModelFiles& files, const RunnerOptions& 
   QUIRE_ASSIGN_OR_RETURN(
       loaded.kv,
       PlanKvCache(files.config, {.kv_cache_bytes = options.kv_cache_bytes,
-                                 .available_bytes = BytesForKv(files.config),
+                                 .available_bytes = BytesLeft(),
                                  .limited = true,
+                                 .index_share = CudaKvCache::IndexShare(files.config),
+                                 .groups_share = GroupsShare(files.config),
                                  .bytes_per_value = 2,
                                  .tokens_per_block = options.tokens_per_block}));
+  loaded.refined_pays_from = RefinedPaysFrom(files.config, decoder->refines_prompts(),
+                                             CudaKvCache::HasIndex(files.config));
   auto cache = std::make_unique<CudaKvCache>(files.config, loaded.kv, on);
   loaded.kv_cache_bytes = cache->bytes();
-  loaded.runner =
-      std::make_unique<CudaModelRunner>(std::move(decoder), std::move(cache), loaded.kv);
+  loaded.runner = std::make_unique<CudaModelRunner>(
+      std::move(decoder), std::move(cache), loaded.kv, /*group_bytes=*/BytesLeft());
   return loaded;
 }
 

@@ -46,6 +46,37 @@ TEST(PlanKvCacheTest, ByDefaultHalfOfTheMemoryBetweenOneAndFourWindows) {
   EXPECT_EQ(Blocks({.available_bytes = kBlockBytes}), 1);
 }
 
+TEST(PlanKvCacheTest, LeavesRoomForWhatGoesWithKeysAndValues) {
+  // Of 15 blocks' bytes 12 are keys' and values', and with groups 10 or 6.
+  const auto blocks = [](double index, double groups) {
+    return Blocks({.available_bytes = 15 * kBlockBytes,
+                   .index_share = index,
+                   .groups_share = groups});
+  };
+  EXPECT_EQ(blocks(0.25, 0), 10);  // one window
+  EXPECT_EQ(blocks(0.25, 0.25), 10);
+  EXPECT_EQ(blocks(0.25, 1.25), 6);  // what there is of it
+  EXPECT_EQ(Blocks({.available_bytes = 60 * kBlockBytes, .index_share = 0.5}), 20);
+  EXPECT_EQ(
+      PlanKvCache(Config(), {.available_bytes = kBlockBytes, .groups_share = 1}).status(),
+      absl::ResourceExhaustedError("key/value cache: one block of 64 tokens needs "
+                                   "12288 bytes, 6144 are available"));
+}
+
+// Who chooses a size may do without room for groups, but not without the index.
+TEST(PlanKvCacheTest, AChoiceIsLimitedByTheIndexAlone) {
+  MemoryPlanInput input = {.kv_cache_bytes = 8 * kBlockBytes,
+                           .available_bytes = 10 * kBlockBytes,
+                           .limited = true,
+                           .index_share = 0.25,
+                           .groups_share = 0.5};
+  EXPECT_EQ(Blocks(input), 8);
+  input.kv_cache_bytes += 1;
+  EXPECT_EQ(PlanKvCache(Config(), input).status(),
+            absl::ResourceExhaustedError("kv_cache_bytes is 98305; beside the weights "
+                                         "98304 are available for keys and values"));
+}
+
 TEST(PlanKvCacheTest, AChoiceIsLimitedWhereMemoryIsTakenAtOnce) {
   EXPECT_EQ(Blocks({.kv_cache_bytes = 9 * kBlockBytes,
                     .available_bytes = 9 * kBlockBytes,

@@ -1,4 +1,4 @@
-#include "core/kernels/cuda/dependent_launch.cuh"
+#include "core/kernels/cuda/cluster.cuh"
 #include "core/kernels/cuda/sample.h"
 #include "core/kernels/cuda/sample_select.cuh"
 
@@ -46,20 +46,21 @@ __device__ float Penalized(float logit, int32_t count, const SampledRow& r) {
                              __fmul_rn(r.frequency_penalty, static_cast<float>(count))));
 }
 
-// The row after penalties, in `out` [vocab], which has each token's count meanwhile.
-__device__ void ApplyPenalties(const float* logits, int vocab, const SampledRow& r,
-                               const int32_t* history, float* out) {
+// Tokens [begin, end) of the row after penalties, in `out`, which has each token's count
+// meanwhile.
+__device__ void ApplyPenalties(const float* logits, int begin, int end,
+                               const SampledRow& r, const int32_t* history, float* out) {
   auto* const counts = reinterpret_cast<int32_t*>(out);
-  const int first = static_cast<int>(threadIdx.x);
-  for (int i = first; i < vocab; i += kSelectThreads) counts[i] = 0;
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int i = begin + thread; i < end; i += kSelectThreads) counts[i] = 0;
   __syncthreads();
-  for (int i = first; i < r.history_size; i += kSelectThreads) {
+  for (int i = thread; i < r.history_size; i += kSelectThreads) {
     const int32_t token = history[i];
-    if (token >= 0 && token < vocab) atomicAdd(&counts[token], 1);
+    if (token >= begin && token < end) atomicAdd(&counts[token], 1);
   }
   __syncthreads();
 #pragma unroll 4
-  for (int i = first; i < vocab; i += kSelectThreads) {
+  for (int i = begin + thread; i < end; i += kSelectThreads) {
     const int32_t count = counts[i];
     out[i] = count == 0 ? logits[i] : Penalized(logits[i], count, r);
   }
@@ -67,16 +68,17 @@ __device__ void ApplyPenalties(const float* logits, int vocab, const SampledRow&
 }
 
 // Forbids each token that followed an earlier occurrence of the last n - 1 tokens.
-__device__ void BanRepeatedNgrams(int vocab, const SampledRow& r, const int32_t* history,
-                                  float* out) {
+__device__ void BanRepeatedNgrams(int begin, int end, const SampledRow& r,
+                                  const int32_t* history, float* out) {
   const int n = r.no_repeat_ngram;
   const int32_t* const tail = history + r.history_size - (n - 1);
-  for (int begin = static_cast<int>(threadIdx.x); begin <= r.history_size - n;
-       begin += kSelectThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i <= r.history_size - n;
+       i += kSelectThreads) {
+    const int32_t token = history[i + n - 1];
+    if (token < begin || token >= end) continue;
     int equal = 0;
-    while (equal < n - 1 && history[begin + equal] == tail[equal]) ++equal;
-    const int32_t token = history[begin + n - 1];
-    if (equal == n - 1 && token >= 0 && token < vocab) out[token] = -INFINITY;
+    while (equal < n - 1 && history[i + equal] == tail[equal]) ++equal;
+    if (equal == n - 1) out[token] = -INFINITY;
   }
   __syncthreads();
 }
@@ -85,12 +87,12 @@ __device__ bool BansSomething(const SampledRow& r) {
   return r.adjusted >= 0 && r.no_repeat_ngram > 0 && r.no_repeat_ngram <= r.history_size;
 }
 
-__device__ void Adjust(const SampleArgs& a, const SampledRow& r, bool ban) {
-  const int vocab = static_cast<int>(a.vocab);
+__device__ void Adjust(const SampleArgs& a, const SampledRow& r, int begin, int end,
+                       bool ban) {
   float* const out = a.adjusted + r.adjusted * a.vocab;
   const int32_t* const history = a.history + r.history_begin;
-  ApplyPenalties(a.logits + r.row * a.vocab, vocab, r, history, out);
-  if (ban) BanRepeatedNgrams(vocab, r, history, out);
+  ApplyPenalties(a.logits + r.row * a.vocab, begin, end, r, history, out);
+  if (ban) BanRepeatedNgrams(begin, end, r, history, out);
 }
 
 __device__ int Draw(Selection& selection, int vocab, const SampledRow& r) {
@@ -109,35 +111,40 @@ __device__ int Draw(Selection& selection, int vocab, const SampledRow& r) {
   });
 }
 
-// All threads get it.
-__device__ int32_t CountLarger(const float* logits, int vocab, float than,
-                               int32_t* count) {
-  if (threadIdx.x == 0) *count = 0;
+// The first thread of the cluster gets it.
+__device__ int32_t CountLarger(const float* logits, const Selection& selection,
+                               float than, int blocks, int32_t& count) {
+  if (threadIdx.x == 0) count = 0;
   __syncthreads();
   int larger = 0;
 #pragma unroll 8
-  for (int i = static_cast<int>(threadIdx.x); i < vocab; i += kSelectThreads) {
+  for (int i = selection.begin() + static_cast<int>(threadIdx.x); i < selection.end();
+       i += kSelectThreads) {
     larger += logits[i] > than ? 1 : 0;
   }
   larger = __reduce_add_sync(kAll, larger);
-  if (threadIdx.x % kWarp == 0) atomicAdd(count, larger);
-  __syncthreads();
-  return *count;
+  if (threadIdx.x % kWarp == 0) atomicAdd(&count, larger);
+  ClusterBarrier();
+  larger = 0;
+  for (int i = 0; i < blocks; ++i) larger += OfBlock(count, i);
+  ClusterBarrier();  // before a block and its memory go
+  return larger;
 }
 
-__global__ void __launch_bounds__(kSelectThreads) SampleKernel(SampleArgs a) {
+__global__ void __launch_bounds__(kSelectThreads) SampleKernel(SampleArgs a, int blocks) {
   __shared__ SelectMemory memory;
-  WaitForTheOneBefore();
-  const SampledRow r = a.rows[blockIdx.x];
+  const int number = static_cast<int>(blockIdx.x) / blocks;
+  const int rank = static_cast<int>(blockIdx.x) % blocks;
+  const SampledRow r = a.rows[number];
   const int vocab = static_cast<int>(a.vocab);
   // The logits that are chosen from: the model's own, or adjusted ones.
   const float* const logits = a.logits + r.row * a.vocab;
   const float* const row = r.adjusted < 0 ? logits : a.adjusted + r.adjusted * a.vocab;
-  Selection selection(memory, row, vocab);
+  Selection selection(memory, row, vocab, rank, blocks);
   // A ban on everything that was possible is lifted: some token must be chosen.
 #pragma unroll 1
   for (bool ban = BansSomething(r);; ban = false) {
-    if (r.adjusted >= 0) Adjust(a, r, ban);
+    if (r.adjusted >= 0) Adjust(a, r, selection.begin(), selection.end(), ban);
     selection.FindBest();
     if (!ban || selection.best() > -INFINITY) break;
   }
@@ -145,31 +152,37 @@ __global__ void __launch_bounds__(kSelectThreads) SampleKernel(SampleArgs a) {
   const int token = draws ? Draw(selection, vocab, r) : selection.best_token();
   const float logit = Selection::Ordered(logits[token]);
   int32_t larger = 0;
-  if (r.count_larger != 0) larger = CountLarger(logits, vocab, logit, &memory.listed);
-  if (threadIdx.x == 0) a.out[blockIdx.x] = {token, logit, larger};
+  if (r.count_larger != 0) {
+    larger = CountLarger(logits, selection, logit, blocks, memory.listed);
+  }
+  if (rank == 0 && threadIdx.x == 0) a.out[number] = {token, logit, larger};
 }
 
-__global__ void __launch_bounds__(kSelectThreads) ListKernel(ListArgs a) {
+__global__ void __launch_bounds__(kSelectThreads) ListKernel(ListArgs a, int blocks) {
   __shared__ SelectMemory memory;
-  WaitForTheOneBefore();
-  const ListedRow r = a.rows[blockIdx.x];
+  const int number = static_cast<int>(blockIdx.x) / blocks;
+  const ListedRow r = a.rows[number];
   const int vocab = static_cast<int>(a.vocab);
   const int count = r.count < vocab ? r.count : vocab;
   if (count <= 0) return;
-  Selection selection(memory, a.logits + r.row * a.vocab, vocab);
+  Selection selection(memory, a.logits + r.row * a.vocab, vocab,
+                      static_cast<int>(blockIdx.x) % blocks, blocks);
   selection.FindBest();
   selection.KeepBest(count);
-  ListedToken* const out = a.out + static_cast<int64_t>(blockIdx.x) * a.stride;
+  ListedToken* const out = a.out + static_cast<int64_t>(number) * a.stride;
   selection.ForEachKept([out](int token, float logit, int before) {
     out[before] = {token, logit};
   });
 }
 
+// A cluster a row, of as many blocks as there is room for, while a block has enough to
+// do.
 cudaError_t Launch(auto kernel, const auto& args, cudaStream_t stream) {
   if (args.vocab < 1 || args.vocab > kMaxSampledVocab) return cudaErrorInvalidValue;
   if (args.count == 0) return cudaSuccess;
-  return LaunchDependent(kernel, static_cast<unsigned>(args.count), kSelectThreads, 0,
-                         stream, args);
+  int blocks = BlocksOfCluster(args.count);
+  while (blocks > 1 && args.vocab < blocks * tuning::kSelectSlice) blocks /= 2;
+  return LaunchClusters(kernel, args.count, blocks, kSelectThreads, stream, args, blocks);
 }
 
 }  // namespace

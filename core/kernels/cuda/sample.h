@@ -9,14 +9,15 @@
 // [any rows, V] float32 with V <= kMaxSampledVocab; a NaN counts as -inf, ties go to the
 // smaller id.
 //
-// A block of 1,024 threads a row, with 41 KB of shared memory; a row is read from the L2
+// A row has a cluster of up to eight blocks, as many as there is room for (of sm_90; else
+// one block), of 1,024 threads and 41 KB of shared memory each; it is read from the L2
 // cache two to four times. The k best tokens, the smallest set that weighs top_p, and the
 // token under the random point are all found alike, by selection from the most
-// significant digit on (radix selection: Alabi et al., "Fast k-selection algorithms for
-// graphics processing units", ACM JEA 2012; with sums of weights in place of counts, as
-// in FlashInfer, Ye et al., arXiv 2501.01005): a digit's 1,024 bins are summed, and the
-// bin that holds the border is divided by the next digit. Sums of weights are sums of
-// integers, so that no order of additions plays a part, and results repeat to the bit.
+// significant digit on (radix selection, Alabi et al., "Fast k-selection algorithms for
+// graphics processing units", ACM JEA 2012, here of sums of weights, too): a digit's
+// 1,024 bins are summed, and the bin that holds the border is divided by the next digit.
+// Sums of weights are sums of integers: no order of additions plays a part, and results
+// repeat to the bit.
 namespace quire::kernels::cuda {
 
 inline constexpr int64_t kMaxSampledVocab = 1 << 19;

@@ -3,10 +3,12 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/kernels/cuda/cluster.cuh"
 #include "core/kernels/cuda/tuning.h"
 #include "core/kernels/cuda/warp.cuh"
 
-// Selection among the tokens of one row of logits, by all threads of a block together.
+// Selection among the tokens of one row of logits, by all threads of a cluster together:
+// each of its blocks has a slice of the row.
 namespace quire::kernels::cuda {
 
 inline constexpr int kSelectThreads = 1024;
@@ -21,7 +23,8 @@ struct SelectMemory {
   uint64_t list[tuning::kSelectListed];  // places
   uint32_t low[kDigits], high[kDigits];  // of sums
   uint64_t warps[kSelectThreads / kWarp];
-  uint64_t found[3];
+  uint64_t best;  // place of the slice's best token
+  uint64_t found[2];
   int found_digit;
   int listed;
 };
@@ -56,13 +59,27 @@ __device__ inline void AddToBins(SelectMemory& memory, int digit, uint64_t measu
 // The tokens of a row, or as many of its largest as were kept. Each token has a place in
 // the order (logit descending, id ascending): the smaller the earlier. Tokens that are
 // kept are those up to a place, and in the bins of distance up to one. All threads call
-// every function alike, and memory is free again after it.
+// every function alike.
 class Selection {
  public:
-  __device__ Selection(SelectMemory& memory, const float* row, int vocab)
-      : memory_(memory), row_(row), vocab_(vocab) {
+  // rank: the block's in the cluster of so many.
+  __device__ Selection(SelectMemory& memory, const float* row, int vocab, int rank,
+                       int blocks)
+      : memory_(memory),
+        row_(row),
+        vocab_(vocab),
+        rank_(rank),
+        blocks_(blocks),
+        alone_(blocks == 1) {
     while (1 << id_bits_ < vocab) ++id_bits_;
+    const int slice = (vocab + blocks - 1) / blocks;
+    begin_ = min(rank * slice, vocab);
+    end_ = min(begin_ + slice, vocab);
   }
+
+  // The block's slice.
+  __device__ int begin() const { return begin_; }
+  __device__ int end() const { return end_; }
 
   // NaN becomes -inf, and -0 becomes 0.
   __device__ static float Ordered(float x) {
@@ -90,7 +107,7 @@ class Selection {
   __device__ int TokenAt(const Measure& measure, const Needed& needed);
 
   // use(token, logit, how many come before it) of all tokens that are kept, by single
-  // threads. REQUIRES: after KeepBest of at most tuning::kSelectListed.
+  // threads of one block. REQUIRES: after KeepBest of at most tuning::kSelectListed.
   template <typename Use>
   __device__ void ForEachKept(const Use& use);
 
@@ -140,7 +157,17 @@ class Selection {
     const float by_distance = best_ - static_cast<float>(last_distance_ + 2) / 32;
     return fmaxf(by_place, by_distance);
   }
-  __device__ bool IsFew() const { return in_list_ && listed_ <= tuning::kSelectCompared; }
+  __device__ bool IsFew() const {
+    return in_list_ && alone_ && listed_ <= tuning::kSelectCompared;
+  }
+  // Of all who work on the same tokens.
+  __device__ void Barrier() const {
+    if (alone_) {
+      __syncthreads();
+    } else {
+      ClusterBarrier();
+    }
+  }
 
   template <int kTogether, typename Use>
   __device__ void ForEach(int begin, int end, float least, const Use& use) const;
@@ -156,13 +183,17 @@ class Selection {
   SelectMemory& memory_;
   const float* const row_;
   const int vocab_;
+  const int rank_, blocks_;
+  bool alone_;  // the list is the whole cluster's, and each block goes on by itself
+  int begin_ = 0, end_ = 0;
   int id_bits_ = 0;
   float best_ = 0;
   int best_token_ = 0;
   uint64_t first_ = ~uint64_t{0};  // place of the thread's first token
   uint64_t last_ = ~uint64_t{0};
   int last_distance_ = kDigits;
-  // Whether memory_.list has all tokens that are kept, and perhaps others; how many.
+  // Whether memory_.list has all tokens that are kept, and perhaps others; how many. If
+  // the block is not alone, those of its slice.
   bool in_list_ = false;
   int listed_ = 0;
 };
@@ -173,10 +204,8 @@ class Selection {
 template <int kTogether, typename Use>
 __device__ void Selection::ForEach(int begin, int end, float least,
                                    const Use& use) const {
-  if (in_list_) {
-    begin = 0;
-    end = listed_;
-  }
+  begin = in_list_ ? 0 : max(begin, begin_);
+  end = in_list_ ? listed_ : min(end, end_);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int start = begin + static_cast<int>(threadIdx.x);
 #pragma unroll 1
@@ -204,14 +233,14 @@ __device__ inline void Selection::FindBest() {
   constexpr int kTogether = 8;
   const int thread = static_cast<int>(threadIdx.x);
   float largest = -INFINITY;
-  int token = thread;
+  int token = begin_ + thread;
 #pragma unroll 1
-  for (int first = thread; first < vocab_; first += kSelectThreads * kTogether) {
+  for (int first = token; first < end_; first += kSelectThreads * kTogether) {
     float x[kTogether];
 #pragma unroll
     for (int j = 0; j < kTogether; ++j) {
       const int i = first + j * kSelectThreads;
-      x[j] = i < vocab_ ? row_[i] : -INFINITY;
+      x[j] = i < end_ ? row_[i] : -INFINITY;
     }
 #pragma unroll
     for (int j = 0; j < kTogether; ++j) {
@@ -220,18 +249,23 @@ __device__ inline void Selection::FindBest() {
       token = first + j * kSelectThreads;
     }
   }
-  first_ = thread < vocab_ ? Place(Ordered(largest), token) : ~uint64_t{0};
-  uint64_t best = first_;
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    const uint64_t other = __shfl_xor_sync(kAll, best, step);
-    best = other < best ? other : best;
-  }
-  if (thread % kWarp == 0) memory_.warps[thread / kWarp] = best;
+  first_ = token < end_ ? Place(Ordered(largest), token) : ~uint64_t{0};
+  const auto earliest = [](uint64_t place) {  // of the lanes'
+    for (int step = kWarp / 2; step > 0; step /= 2) {
+      place = min(place, __shfl_xor_sync(kAll, place, step));
+    }
+    return place;
+  };
+  const uint64_t of_warp = earliest(first_);
+  if (thread % kWarp == 0) memory_.warps[thread / kWarp] = of_warp;
   __syncthreads();
-  for (const uint64_t other : memory_.warps) best = other < best ? other : best;
+  uint64_t best = earliest(memory_.warps[thread % kWarp]);
+  if (thread == 0) memory_.best = best;
+  Barrier();
+  for (int i = 0; i < blocks_; ++i) best = min(best, OfBlock(memory_, i).best);
   best_ = Logit(best);
   best_token_ = Token(best);
-  __syncthreads();
+  Barrier();
 }
 
 // digit(logit, place): the token's bin, or -1 for none.
@@ -246,7 +280,7 @@ __device__ void Selection::Sum(int begin, int end, const Digit& digit,
     const int bin = there ? digit(logit, place) : -1;
     AddToBins(memory_, bin, bin >= 0 ? measure(logit) : 0);
   });
-  __syncthreads();
+  Barrier();
 }
 
 // After Sum, needed(sum of all bins): where it is reached.
@@ -261,8 +295,11 @@ __device__ Selection::Found Selection::Find(const Needed& needed) {
     }
     return x;
   };
-  const uint64_t mine =
-      static_cast<uint64_t>(memory_.high[threadIdx.x]) << 32 | memory_.low[threadIdx.x];
+  uint64_t mine = 0;
+  for (int i = 0; i < (alone_ ? 1 : blocks_); ++i) {
+    const SelectMemory& from = alone_ ? memory_ : OfBlock(memory_, i);
+    mine += static_cast<uint64_t>(from.high[threadIdx.x]) << 32 | from.low[threadIdx.x];
+  }
   uint64_t sum = running(mine);
   if (lane == kWarp - 1) memory_.warps[warp] = sum;
   __syncthreads();
@@ -276,7 +313,7 @@ __device__ Selection::Found Selection::Find(const Needed& needed) {
     memory_.found[0] = mine;
     memory_.found[1] = border - (sum - mine);
   }
-  __syncthreads();
+  Barrier();
   return {memory_.found_digit, memory_.found[0], memory_.found[1], border};
 }
 
@@ -311,7 +348,7 @@ __device__ uint64_t Selection::BorderOfFew(const Order& order, const Measure& me
   return memory_.found[0];
 }
 
-// Lists what is kept of the row, if there is room for all of it.
+// Lists what is kept of the row, if there is room for all of it: then in every block.
 __device__ inline void Selection::ListKept() {
   if (threadIdx.x == 0) memory_.listed = 0;
   __syncthreads();
@@ -325,10 +362,24 @@ __device__ inline void Selection::ListKept() {
     at = __shfl_sync(kAll, at, 0) + __popc(mask & ((1u << lane) - 1));
     if (kept && at < tuning::kSelectListed) memory_.list[at] = place;
   });
-  __syncthreads();
-  listed_ = memory_.listed;
-  in_list_ = listed_ <= tuning::kSelectListed;
-  __syncthreads();
+  Barrier();
+  int all = 0;
+  for (int i = 0; i < blocks_; ++i) all += OfBlock(memory_, i).listed;
+  in_list_ = all <= tuning::kSelectListed;
+  if (in_list_) {
+    listed_ = memory_.listed;
+    for (int i = 0; i < blocks_; ++i) {  // the others' after the block's own
+      if (i == rank_) continue;
+      const SelectMemory& from = OfBlock(memory_, i);
+      const int count = from.listed;
+      for (int j = static_cast<int>(threadIdx.x); j < count; j += kSelectThreads) {
+        memory_.list[listed_ + j] = from.list[j];
+      }
+      listed_ += count;
+    }
+  }
+  Barrier();
+  if (in_list_) alone_ = true;
 }
 
 // By distances first, then by the place itself, as far as needed: within the border's bin
@@ -385,7 +436,7 @@ __device__ inline void Selection::KeepBest(int k) {
   for (int round = k <= kSelectThreads ? 0 : 2;; ++round) {
     if (round < 2) {
       memory_.list[threadIdx.x] = first_;
-      listed_ = vocab_ < kSelectThreads ? vocab_ : kSelectThreads;
+      listed_ = min(end_ - begin_, kSelectThreads);
       in_list_ = true;
     }
     KeepFirst(
@@ -432,6 +483,7 @@ __device__ int Selection::TokenAt(const Measure& measure, const Needed& needed) 
 template <typename Use>
 __device__ void Selection::ForEachKept(const Use& use) {
   if (!in_list_) ListKept();
+  if (rank_ > 0) return;
   for (int i = static_cast<int>(threadIdx.x); i < listed_; i += kSelectThreads) {
     const uint64_t place = memory_.list[i];
     if (!IsKept(Logit(place), place)) continue;
@@ -439,7 +491,6 @@ __device__ void Selection::ForEachKept(const Use& use) {
     for (int j = 0; j < listed_; ++j) before += memory_.list[j] < place ? 1 : 0;
     use(Token(place), Logit(place), before);
   }
-  __syncthreads();
 }
 
 }  // namespace quire::kernels::cuda

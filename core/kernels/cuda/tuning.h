@@ -50,5 +50,7 @@ inline constexpr int64_t kMaxListed = 4096;
 inline constexpr int kSelectListed = 4096;
 // So many at most are compared with each other instead of digit by digit.
 inline constexpr int kSelectCompared = 128;
+// Tokens of a row that a block of a cluster has at least.
+inline constexpr int kSelectSlice = 4096;
 
 }  // namespace quire::kernels::cuda::tuning

@@ -150,12 +150,12 @@ TEST_F(SampleTest, ChoosesWhatTheHostChooses) {
   for (const int32_t vocab : {1, 2, 17, 1000, 1023, 1025, 8192, 49152, 151936}) {
     SCOPED_TRACE(::testing::Message() << "vocab " << vocab);
     Draw draw(static_cast<uint32_t>(vocab));
-    const int rows = vocab > 10000 ? 20 : 40;
-    for (int launch = 0; launch < 4; ++launch) {
-      SCOPED_TRACE(::testing::Message() << "launch " << launch);
+    // A row has the more blocks the fewer rows there are.
+    for (const int rows : {1, 1, 1, 2, 3, 12, 24, 40, 40}) {
+      SCOPED_TRACE(::testing::Message() << "rows " << rows);
       std::vector<Asked> asked;
       for (int i = 0; i < rows; ++i) asked.push_back(RandomAsked(draw, vocab));
-      ExpectHostsChoice(RowsOfKinds(draw, rows, vocab, launch), vocab, asked);
+      ExpectHostsChoice(RowsOfKinds(draw, rows, vocab, draw.Below(kKinds)), vocab, asked);
     }
   }
 }
@@ -227,7 +227,7 @@ TEST_F(SampleTest, LongNgramsOfALongHistory) {
   ExpectHostsChoice(draw.Floats(asked.size() * kVocab), kVocab, asked);
 }
 
-TEST_F(SampleTest, TheSameBitsAgain) {
+TEST_F(SampleTest, TheSameBitsAgainAndAlone) {
   constexpr int32_t kVocab = 49152;
   Draw draw(6);
   std::vector<Asked> asked;
@@ -238,6 +238,11 @@ TEST_F(SampleTest, TheSameBitsAgain) {
     const std::vector<SampledToken> other = Run(logits, kVocab, asked);
     ASSERT_EQ(std::memcmp(first.data(), other.data(), first.size() * sizeof first[0]), 0);
   }
+  for (size_t i = 0; i < asked.size(); ++i) {
+    const auto row = logits.begin() + static_cast<int64_t>(i) * kVocab;
+    const std::vector<SampledToken> alone = Run({row, row + kVocab}, kVocab, {asked[i]});
+    ASSERT_EQ(std::memcmp(&first[i], &alone[0], sizeof alone[0]), 0) << i;
+  }
 }
 
 TEST_F(SampleTest, NoRowsAndTooManyTokens) {
@@ -247,18 +252,12 @@ TEST_F(SampleTest, NoRowsAndTooManyTokens) {
   EXPECT_EQ(ListLargest({.vocab = 0, .count = 1}, stream_), cudaErrorInvalidValue);
 }
 
-class ListLargestTest : public CudaTest {};
+class ListLargestTest : public CudaTest {
+ protected:
+  static constexpr int32_t kStride = kMaxListedTokens;
 
-TEST_F(ListLargestTest, ListsWhatTheHostLists) {
-  constexpr int32_t kStride = kMaxListedTokens;
-  for (const int32_t vocab : {1, 17, 1000, 1025, 8192, 49152, 151936}) {
-    SCOPED_TRACE(::testing::Message() << "vocab " << vocab);
-    Draw draw(static_cast<uint32_t>(vocab));
-    const std::vector<float> logits = RowsOfKinds(draw, kKinds, vocab, 0);
-    std::vector<ListedRow> rows;
-    for (const int32_t count : {1, 5, 20, 1000, kStride, 0}) {
-      for (int32_t row = 0; row < kKinds; ++row) rows.push_back({row, count});
-    }
+  void ExpectHostsList(const std::vector<float>& logits, int32_t vocab,
+                       const std::vector<ListedRow>& rows) {
     const DeviceBuffer<float> in(logits);
     const DeviceBuffer<ListedRow> on_device(rows);
     const DeviceBuffer<ListedToken> out(rows.size() * kStride);
@@ -286,6 +285,23 @@ TEST_F(ListLargestTest, ListsWhatTheHostLists) {
         const float logit = row[token.token];
         ASSERT_EQ(token.logit, std::isnan(logit) ? -kInf : logit) << j;
       }
+    }
+  }
+};
+
+TEST_F(ListLargestTest, ListsWhatTheHostLists) {
+  for (const int32_t vocab : {1, 17, 1000, 1025, 8192, 49152, 151936}) {
+    SCOPED_TRACE(::testing::Message() << "vocab " << vocab);
+    Draw draw(static_cast<uint32_t>(vocab));
+    const std::vector<float> logits = RowsOfKinds(draw, kKinds, vocab, 0);
+    std::vector<ListedRow> rows;
+    for (const int32_t count : {1, 5, 20, 128, 129, 1000, kStride, 0}) {
+      for (int32_t row = 0; row < kKinds; ++row) rows.push_back({row, count});
+    }
+    ExpectHostsList(logits, vocab, rows);
+    // A row has the more blocks the fewer rows there are.
+    for (int32_t row = 0; row < kKinds; ++row) {
+      ExpectHostsList(logits, vocab, {{row, 1 + draw.Below(kStride)}});
     }
   }
 }

@@ -228,6 +228,7 @@ void BatchingEngine::Drain(absl::Time deadline) {
 // -------------------------------------------------------------------- engine thread
 
 void BatchingEngine::Run() {
+  runner_->Prepare();
   while (WaitForWork()) {
     TakeIncoming();
     if (FinishEnded()) PublishAndDeliver();

@@ -12,6 +12,7 @@
 #include "ATen/ops/arange.h"
 #include "ATen/ops/bmm.h"
 #include "ATen/ops/empty.h"
+#include "ATen/ops/empty_like.h"
 #include "ATen/ops/index_select.h"
 #include "ATen/ops/zeros.h"
 #include "c10/cuda/CUDAStream.h"
@@ -186,6 +187,25 @@ void DensePrefill(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
     DenseTile(q.narrow(0, s.first_row + first, rows), k, v, pages, s.begin + first, scale)
         .Run(tile_out);
   }
+}
+
+void PlanDensePrefill(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t tokens,
+                      at::Device device) {
+  const auto options = at::TensorOptions(at::kBFloat16).device(device);
+  const int64_t page = kernels::cuda::kPageTokens;
+  // A sequence of one and the same page.
+  const at::Tensor cache = at::zeros({1, kv_heads, page, head_dim}, options);
+  const at::Tensor pages = at::zeros({(kLongestPlannedPiece + kPromptTileRows) / page},
+                                     options.dtype(at::kInt));
+  for (const int64_t rows : kCudnnPromptRows) {
+    const at::Tensor q = at::zeros({rows, heads, head_dim}, options);
+    at::Tensor out = at::empty_like(q);
+    for (int64_t before = 0; before <= kLongestPlannedPiece && before < tokens;
+         before = std::max(2 * before, kLeastPromptPiece)) {
+      DenseTile(q, cache, cache, pages.const_data_ptr<int32_t>(), before, 1).Run(out);
+    }
+  }
+  c10::cuda::getCurrentCUDAStream().synchronize();
 }
 
 void RefinedPrompt(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

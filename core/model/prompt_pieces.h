@@ -7,8 +7,8 @@
 namespace quire {
 
 // How dense attention of a prompt's chunk is cut on a GPU, so that cuDNN, which makes a
-// plan of 20 to 180 ms for each shape that is new to it, sees few of them: calls of one
-// or two numbers of rows, over pieces of what was before the chunk whose lengths are
+// plan of some 55 ms (H200) for each shape that is new to it, sees few of them: calls of
+// one or two numbers of rows, over pieces of what was before the chunk whose lengths are
 // powers of two. Flash attention needs no plan and reads the rest, and all of a short
 // chunk. Host only.
 
@@ -16,6 +16,10 @@ namespace quire {
 inline constexpr int64_t kPromptTileRows = 2048;
 // The least piece for cuDNN, a multiple of a cache block.
 inline constexpr int64_t kLeastPromptPiece = 2048;
+
+// The rows of cuDNN's calls; and the longest piece for which plans are made ahead.
+inline constexpr int64_t kCudnnPromptRows[] = {kPromptTileRows, kPromptTileRows / 2};
+inline constexpr int64_t kLongestPlannedPiece = 64 << 10;
 
 // Rows that a tile is padded to for cuDNN; 0: flash attention is faster, since cuDNN is
 // at most 1.8 times as fast (H200). REQUIRES: 0 < rows <= kPromptTileRows.

@@ -15,6 +15,7 @@
 #include "core/dga/probe_positions.h"
 #include "core/kernels/cuda/refined.h"
 #include "core/kernels/cuda/sample.h"
+#include "core/model/cuda_prefill.h"
 #include "core/runner/cuda_attention_stats.h"
 #include "core/runner/refined_pays.h"
 #include "core/runner/step_checks.h"
@@ -59,6 +60,19 @@ absl::Status CudaModelRunner::Check(const StepItem& item) const {
     return absl::InvalidArgumentError("step item lacks a cache block: none is dropped");
   }
   return absl::OkStatus();
+}
+
+void CudaModelRunner::Prepare() {
+  const ModelConfig& c = decoder_->config();
+  try {
+    const c10::InferenceMode inference;
+    const c10::DeviceGuard guard(decoder_->device());
+    PlanDensePrefill(c.num_heads, c.num_kv_heads, c.head_dim,
+                     std::min<int64_t>(c.max_positions, geometry_.capacity_tokens()),
+                     decoder_->device());
+  } catch (const c10::Error&) {
+    // A lack of memory is no matter here; a fault of the device shows in the first step.
+  }
 }
 
 absl::StatusOr<std::vector<StepResult>> CudaModelRunner::Step(const StepInput& input) {

@@ -30,6 +30,8 @@ class CudaModelRunner final : public ModelRunner {
         geometry_(geometry),
         groups_(decoder_->config(), group_bytes) {}
 
+  // cuDNN's plans for dense prompts.
+  void Prepare() override;
   absl::StatusOr<std::vector<StepResult>> Step(const StepInput& input) override;
 
  private:

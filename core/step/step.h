@@ -96,6 +96,11 @@ struct StepInput {
 class ModelRunner {
  public:
   virtual ~ModelRunner() = default;
+  // Does ahead what a thread's first steps would take longer for, such as what libraries
+  // prepare for each thread. To be called at most once, by the thread that will call
+  // Step; not calling it changes nothing but times. Does not throw: what fails here
+  // fails in a step.
+  virtual void Prepare() {}
   // Results are in item order; one item's result does not depend on the others, beyond
   // the order of floating-point sums. Called by one thread at a time. An item that breaks
   // a rule above or the model's limits has a result with that status. An error of the

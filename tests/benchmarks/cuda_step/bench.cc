@@ -112,6 +112,12 @@ Bench::Bench(const std::string& model, int64_t tokens, const Options& options,
       std::make_unique<CudaModelRunner>(std::move(decoder), std::move(cache), geometry_);
 }
 
+double Bench::Prepare() {
+  const double start = Microseconds();
+  runner_->Prepare();
+  return 1e-3 * (Microseconds() - start);
+}
+
 Bench::Step Bench::MakeStep(const AttentionOptions& attention, int64_t batch,
                             int64_t length) const {
   Step step;

@@ -31,6 +31,9 @@ class Bench {
   // Tokens that a cache beside the model's weights has room for on an empty device.
   static int64_t Room(const std::string& model, at::Device device);
 
+  // ModelRunner::Prepare: how long it took, in milliseconds.
+  double Prepare();
+
   // Latency of a token of `batch` sequences that have `length` tokens each, by the whole
   // step: tables, layers, logits, choice. Refined at the eps with which a head
   // reads about options.columns far keys; random scores say nothing of what is enough.

@@ -4,7 +4,8 @@
 //   cuda_step [--models NAME,...] [--lengths N,...] [--batches N,...]
 //             [--modes dense,refined] [--columns N] [--steps N] [--profile] [--no-graphs]
 //             [--prompt N,...] [--prompt-modes dense,refined,faithful]
-//             [--prompt-columns N] [--chunk N] [--first-use] [--csv FILE]
+//             [--prompt-columns N] [--chunk N] [--first-use] [--prepare]
+//             [--csv FILE]
 //   cuda_step --linears [--models NAME,...] [--batches N,...] [--csv FILE]
 // The second form measures nothing but linear layers of so many rows, by the kernel that
 // the decoder has for few rows and by cuBLAS.
@@ -41,7 +42,7 @@ struct Arguments {
   std::vector<std::string> modes = {"dense", "refined"};
   std::vector<int64_t> prompts;
   std::vector<std::string> prompt_modes = {"dense"};
-  bool first_use = false;
+  bool first_use = false, prepare = false;
   bool linears = false;
   std::string csv;
   Options options;
@@ -104,6 +105,9 @@ void MeasureModel(const std::string& model, const Arguments& a, Report& report) 
   for (const int64_t length : a.prompts) consider(1, length);
   if (most == 0) return;
   Bench bench(model, most, a.options, device);
+  if (a.prepare) {
+    report.Note(absl::StrFormat("%s: prepared in %.0f ms", model, bench.Prepare()));
+  }
   for (const int64_t length : a.lengths) {
     for (const int64_t batch : a.batches) {
       if (!fits(batch, length)) continue;
@@ -181,6 +185,7 @@ int Main(int argc, char** argv) {
       ->check(CLI::Range(64, 1 << 17));
   app.add_flag("--first-use", a.first_use,
                "Each prompt once more before, when shapes are new to the libraries");
+  app.add_flag("--prepare", a.prepare, "Plans are made ahead, as in a server");
   app.add_flag("--linears", a.linears, "Linear layers alone");
   app.add_option("--csv", a.csv, "The table goes to this file, too");
   CLI11_PARSE(app, argc, argv);

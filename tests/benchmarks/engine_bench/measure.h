@@ -30,6 +30,7 @@ class TimedRunner final : public ModelRunner {
  public:
   TimedRunner(std::unique_ptr<ModelRunner> runner, std::vector<TimedStep>& steps)
       : runner_(std::move(runner)), steps_(steps) {}
+  void Prepare() override { runner_->Prepare(); }
   absl::StatusOr<std::vector<StepResult>> Step(const StepInput& input) override;
 
  private:

@@ -236,6 +236,38 @@ TEST_F(EngineTest, ResultsOfOtherItemsAreInternal) {
   EXPECT_EQ(status(), absl::InternalError("the model runner sampled no token"));
 }
 
+// What libraries prepare they may prepare for one thread.
+TEST_F(EngineTest, TheRunnerPreparesOnTheThreadThatSteps) {
+  struct Calls {
+    std::vector<std::thread::id> prepared, stepped;
+  };
+  class PreparedRunner final : public ModelRunner {
+   public:
+    explicit PreparedRunner(Calls& calls) : calls_(calls) {}
+    void Prepare() override {
+      EXPECT_TRUE(calls_.stepped.empty());
+      calls_.prepared.push_back(std::this_thread::get_id());
+    }
+    absl::StatusOr<std::vector<StepResult>> Step(const StepInput& input) override {
+      calls_.stepped.push_back(std::this_thread::get_id());
+      return std::vector<StepResult>{
+          {.id = input.items[0].id, .sampled = TokenScore{.token = 1}}};
+    }
+
+   private:
+    Calls& calls_;
+  };
+  Calls calls;
+  engine_ =
+      Engine::Start(options_, std::make_unique<PreparedRunner>(calls), nullptr, clock_)
+          .value();
+  EXPECT_EQ(Submit(Generate({1}, 3)).record->Wait().status, absl::OkStatus());
+  engine_.reset();
+  EXPECT_EQ(calls.stepped.size(), 3u);
+  ASSERT_EQ(calls.prepared.size(), 1u);
+  EXPECT_EQ(calls.prepared[0], calls.stepped[0]);
+}
+
 TEST_F(EngineTest, ObserverSeesEveryStep) {
   class Observer final : public EngineObserver {
    public:

@@ -85,6 +85,14 @@ at::Tensor Reference(const Case& c, const at::Tensor& q, const Paged& p, double 
   return out;
 }
 
+TEST(PlanDensePrefillTest, RunsForShortAndLongModels) {
+  const auto chosen = ChooseDevice({.kind = DeviceKind::kCuda}, ProbeCuda());
+  if (!chosen.ok()) GTEST_SKIP() << chosen.status().message();
+  const at::Device device(at::kCUDA, 0);
+  PlanDensePrefill(9, 3, 64, 100, device);
+  PlanDensePrefill(8, 8, 128, 1 << 20, device);
+}
+
 class DensePrefillTest : public ::testing::TestWithParam<Case> {};
 
 TEST_P(DensePrefillTest, IsAttentionOverAllThatTheRowsSee) {

@@ -12,4 +12,11 @@ constexpr uint32_t MixBits(uint32_t x) {
   return x ^ (x >> 16);
 }
 
+// Of a layer, a head and a position: where something random of theirs begins.
+constexpr uint32_t MixPlace(int32_t layer, int32_t head, int64_t position) {
+  return MixBits(
+      static_cast<uint32_t>(position) * 0x9e3779b9U +
+      MixBits(static_cast<uint32_t>(layer) * 1024U + static_cast<uint32_t>(head)));
+}
+
 }  // namespace quire

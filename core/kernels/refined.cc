@@ -218,10 +218,7 @@ const int16_t* DrawTable() {
 }
 
 uint32_t DrawStart(int32_t layer, int64_t head, int64_t position) {
-  return MixBits(static_cast<uint32_t>(position) * 0x9e3779b9U +
-                 MixBits(static_cast<uint32_t>(layer) * 1024U +
-                         static_cast<uint32_t>(head))) %
-         kDraws;
+  return MixPlace(layer, static_cast<int32_t>(head), position) % kDraws;
 }
 
 void RefinedAttention(const at::Tensor& q, const PagedKv& kv, const PageIndex& index,

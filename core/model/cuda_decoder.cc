@@ -240,10 +240,10 @@ void CudaDecoder::DecodeRefined(int32_t layer, const at::Tensor& q, const Rows& 
       .index = kv.index.const_data_ptr<uint8_t>(),
       .first_far_page = far.first_page,
       .far_pages = far.pages,
-      .draw_starts = rows.step.draw_starts(layer),
       .draws = draws_.const_data_ptr<int16_t>(),
       .log2_tau = rows.step.log2_tau(),
       .far_page_count = far.page_count,
+      .layer = layer,
       .workspace = refined_workspace_.data_ptr(),
       .counts = static_cast<cuda::RefinedDecodeArgs::Counts*>(rows.counts.data_ptr())};
   ThrowIfError(cuda::RefinedDecode(args, Stream()));
@@ -427,8 +427,7 @@ CudaStep::Shape CudaDecoder::GraphShape(absl::Span<const CudaSequence> sequences
     graph_tables_ = {};
     CudaStep::Shape largest = padded(kMaxGraphRows, true, true);
     largest.dense_pages = largest.far_pages = grown;
-    graph_tables_ = CudaStep::Memory::MakeLasting(
-        CudaStep::Entries(largest, config_.num_layers, config_.num_kv_heads), device_);
+    graph_tables_ = CudaStep::Memory::MakeLasting(CudaStep::Entries(largest), device_);
     graph_pages_ = grown;
   }
   const int64_t rows =
@@ -441,8 +440,7 @@ CudaDecoder::Result CudaDecoder::ForwardAsGraph(absl::Span<const TokenId> tokens
                                                 CudaKvCache& cache) {
   const CudaStep::Shape shape = GraphShape(sequences);
   GrowWorkspace(static_cast<int32_t>(shape.rows), shape.far_pages);
-  const CudaStep step(shape, tokens, sequences, config_.num_layers, config_.num_kv_heads,
-                      graph_tables_);
+  const CudaStep step(shape, tokens, sequences, graph_tables_);
   const CudaGraphs::Outputs outputs =
       graphs_.Run({shape.rows, shape.dense > 0, shape.refined > 0}, [&] {
         const Result result = Run(step, {}, {}, cache);
@@ -473,8 +471,7 @@ CudaDecoder::Result CudaDecoder::Forward(absl::Span<const TokenId> tokens,
       probe.attention = at::zeros({s.begin + probe.rows.back() + 1},
                                   at::TensorOptions(at::kFloat).device(device_));
     }
-    const CudaStep step(tokens, sequences, config_.num_layers, config_.num_kv_heads,
-                        device_);
+    const CudaStep step(tokens, sequences, device_);
     GrowWorkspace(
         std::max(static_cast<int32_t>(sequences.size()), step.audits().sequences),
         step.far().page_count);

@@ -68,18 +68,15 @@ CudaStep::Memory CudaStep::Memory::MakeLasting(int64_t entries, at::Device devic
   return memory;
 }
 
-int64_t CudaStep::Entries(const Shape& shape, int32_t layers, int32_t kv_heads) {
-  return Places(shape, layers, kv_heads).end;
-}
+int64_t CudaStep::Entries(const Shape& shape) { return Places(shape).end; }
 
-CudaStep::Places::Places(const Shape& s, int32_t layers, int32_t kv_heads) {
+CudaStep::Places::Places(const Shape& s) {
   targets = 3 * s.rows;
   dense = targets + s.targets;     // rows, lengths, first pages
   near = dense + 3 * s.dense + 1;  // the same
   far = near + 3 * s.refined + 1;  // first pages
   tau = far + s.refined + 1;
-  starts = tau + s.refined;
-  audits = starts + int64_t{layers} * s.refined * kv_heads;  // as dense
+  audits = tau + s.refined;  // as dense
   near_pages = audits + 3 * s.audits + 1;
   dense_pages = near_pages + s.near_pages;
   far_pages = dense_pages + s.dense_pages;
@@ -162,7 +159,7 @@ class CudaStep::Writer {
     PutBlocks(s, 0, PagesOf(s, row + 1), audit_pages_);
   }
 
-  void PutRefined(const CudaSequence& sequence, int32_t layers, int32_t kv_heads) {
+  void PutRefined(const CudaSequence& sequence) {
     const SequenceRows& s = sequence.rows;
     const int64_t n = shape_.refined, i = refined_++, far = sequence.far_pages();
     to_[at_.near + i] = static_cast<int32_t>(s.first_row);
@@ -174,12 +171,6 @@ class CudaStep::Writer {
     PutBlocks(s, 1, far + 1, far_pages_);
     const float log2_tau = 2 * std::log2(sequence.eps);
     std::memcpy(to_ + at_.tau + i, &log2_tau, sizeof log2_tau);
-    for (int32_t layer = 0; layer < layers; ++layer) {
-      for (int32_t head = 0; head < kv_heads; ++head) {
-        to_[at_.starts + (layer * n + i) * kv_heads + head] =
-            static_cast<int32_t>(kernels::DrawStart(layer, head, s.begin));
-      }
-    }
   }
 
   // Returns the index of the block table.
@@ -229,19 +220,13 @@ class CudaStep::Writer {
 };
 
 CudaStep::CudaStep(absl::Span<const TokenId> tokens,
-                   absl::Span<const CudaSequence> sequences, int32_t layers,
-                   int32_t kv_heads, at::Device device)
-    : CudaStep(Shape::Of(sequences), tokens, sequences, layers, kv_heads,
-               Memory::Make(Entries(Shape::Of(sequences), layers, kv_heads), device)) {}
+                   absl::Span<const CudaSequence> sequences, at::Device device)
+    : CudaStep(Shape::Of(sequences), tokens, sequences,
+               Memory::Make(Entries(Shape::Of(sequences)), device)) {}
 
 CudaStep::CudaStep(const Shape& shape, absl::Span<const TokenId> tokens,
-                   absl::Span<const CudaSequence> sequences, int32_t layers,
-                   int32_t kv_heads, const Memory& memory)
-    : shape_(shape),
-      kv_heads_(kv_heads),
-      at_(shape, layers, kv_heads),
-      prompts_(sequences.size(), 0),
-      device_(memory.device) {
+                   absl::Span<const CudaSequence> sequences, const Memory& memory)
+    : shape_(shape), at_(shape), prompts_(sequences.size(), 0), device_(memory.device) {
   QUIRE_CHECK(at_.end <= memory.host.numel());
   if (memory.sent != nullptr) ThrowIfError(cudaEventSynchronize(memory.sent.get()));
   Writer writer(shape_, at_, memory.host.data_ptr<int32_t>());
@@ -256,7 +241,7 @@ CudaStep::CudaStep(const Shape& shape, absl::Span<const TokenId> tokens,
         writer.PutDense(sequences[i].rows);
         break;
       case Reading::kRefinedDecode:
-        writer.PutRefined(sequences[i], layers, kv_heads);
+        writer.PutRefined(sequences[i]);
         break;
     }
     for (const int64_t row : sequences[i].audited) {

@@ -68,7 +68,7 @@ class CudaStep {
     static Memory Make(int64_t entries, at::Device device);
     static Memory MakeLasting(int64_t entries, at::Device device);
   };
-  static int64_t Entries(const Shape& shape, int32_t layers, int32_t kv_heads);
+  static int64_t Entries(const Shape& shape);
 
   // Tables of decoding sequences in the order of the step, see kernels::cuda::DecodeArgs.
   struct Decode {
@@ -82,13 +82,12 @@ class CudaStep {
 
   // tokens [T]. In memory of its own, with places for exactly what there is.
   CudaStep(absl::Span<const TokenId> tokens, absl::Span<const CudaSequence> sequences,
-           int32_t layers, int32_t kv_heads, at::Device device);
+           at::Device device);
   // In memory that has Entries(shape); no kernel reads it any more. Rows that are
   // there in excess have token 0 and are kept nowhere; sequences in excess come last and
   // have no pages, so that no kernel visits them: their results are not written.
   CudaStep(const Shape& shape, absl::Span<const TokenId> tokens,
-           absl::Span<const CudaSequence> sequences, int32_t layers, int32_t kv_heads,
-           const Memory& memory);
+           absl::Span<const CudaSequence> sequences, const Memory& memory);
 
   int64_t rows() const { return shape_.rows; }
   const int32_t* tokens() const { return At(0); }                 // [T]
@@ -102,9 +101,6 @@ class CudaStep {
   Decode near() const;
   Decode far() const;
   const float* log2_tau() const { return reinterpret_cast<const float*>(At(at_.tau)); }
-  const int32_t* draw_starts(int32_t layer) const {  // [refined sequences, G]
-    return At(at_.starts + int64_t{layer} * shape_.refined * kv_heads_);
-  }
 
   // Audited rows of all sequences, each as if it decoded, and [audits] int32.
   Decode audits() const;
@@ -116,9 +112,9 @@ class CudaStep {
  private:
   // Indices of the tables. What may be long comes last: its unused end is not sent.
   struct Places {
-    int64_t targets, dense, near, far, tau, starts, audits;
+    int64_t targets, dense, near, far, tau, audits;
     int64_t near_pages, dense_pages, far_pages, prompt_pages, audit_pages, end;
-    Places(const Shape& shape, int32_t layers, int32_t kv_heads);
+    explicit Places(const Shape& shape);
   };
   class Writer;
   Decode Make(int32_t sequences, int64_t page_count, int64_t at, int64_t pages) const;
@@ -127,7 +123,6 @@ class CudaStep {
   }
 
   Shape shape_;
-  int32_t kv_heads_ = 0;
   Places at_;
   std::vector<int64_t> prompts_;  // [sequences] index of its block table
   at::Tensor device_;

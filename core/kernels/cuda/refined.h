@@ -48,10 +48,10 @@ struct RefinedDecodeArgs {
   const uint8_t* index = nullptr;           // the layer's
   const int32_t* first_far_page = nullptr;  // [sequences + 1] far pages of those before
   const int32_t* far_pages = nullptr;       // [first_far_page[sequences]] block ids
-  const int32_t* draw_starts = nullptr;     // [sequences, G], see DrawStart
   const int16_t* draws = nullptr;           // DrawTable with kRefinedDrawPadding
   const float* log2_tau = nullptr;          // [sequences] 2 log2(eps)
   int64_t far_page_count = 0;               // first_far_page[sequences]
+  int32_t layer = 0;                        // for MixPlace, where a row's draws begin
   void* workspace = nullptr;  // RefinedWorkspaceBytes, zeroed once when made
   // Added to, one for each sequence: far columns read (over its query heads), and sums
   // over rows and heads of coverage and of sqrt(1 - coverage), in units of 2^-32.

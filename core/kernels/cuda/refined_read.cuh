@@ -1,5 +1,6 @@
 #pragma once
 
+#include "core/base/mix_bits.h"
 #include "core/kernels/cuda/refined_workspace.cuh"
 
 // RefinedDecode's second half: keys are drawn by their scores, and what a block's warps
@@ -42,7 +43,8 @@ class DrawReader {
         lane_(threadIdx.x % kWarp),
         unit_(s.begin + s.first + warp_),
         last_(s.begin + s.last),
-        start_(static_cast<uint32_t>(a.draw_starts[s.index])),
+        start_(MixPlace(a.layer, s.head,
+                        a.near.lengths[s.sequence] + s.pages * kPageTokens - 1)),
         to_chance_(-a.log2_tau[s.sequence]) {}
 
   // sum_up(): gives log2 of the whole softmax's sums, [kRow / 2]; it is called once, when

@@ -8,7 +8,6 @@
 #include "ATen/ops/empty.h"
 #include "ATen/ops/empty_like.h"
 #include "ATen/ops/full.h"
-#include "ATen/ops/randint.h"
 #include "ATen/ops/randperm.h"
 #include "ATen/ops/zeros.h"
 #include "absl/strings/str_format.h"
@@ -71,14 +70,12 @@ class OwnRefined {
     lengths_ = at::full({s.batch}, kNearPages * kPageTokens, ints);
     near_first_ = at::arange(s.batch + 1, ints).mul(kNearPages);
     far_first_ = at::arange(s.batch + 1, ints).mul(far_);
-    starts_ = at::randint(kDraws, {s.batch, s.kv_heads}, ints);
     tau_ = at::zeros({s.batch}, ints.dtype(at::kFloat));
     counts_ = at::zeros({s.batch, 3}, ints.dtype(at::kLong));
     args_.near = own_.args();
     args_.near.lengths = lengths_.const_data_ptr<int32_t>();
     args_.near.first_page = near_first_.const_data_ptr<int32_t>();
     args_.first_far_page = far_first_.const_data_ptr<int32_t>();
-    args_.draw_starts = starts_.const_data_ptr<int32_t>();
     args_.draws = draws_.const_data_ptr<int16_t>();
     args_.log2_tau = tau_.const_data_ptr<float>();
     args_.far_page_count = s.batch * far_;
@@ -144,8 +141,7 @@ class OwnRefined {
   const Own own_;
   const Shape shape_;
   int64_t far_ = 0;
-  at::Tensor draws_, lengths_, near_first_, far_first_, starts_, tau_, counts_,
-      workspace_;
+  at::Tensor draws_, lengths_, near_first_, far_first_, tau_, counts_, workspace_;
   cuda::RefinedDecodeArgs args_;
 };
 

@@ -3,6 +3,7 @@
 #include <memory>
 #include <numeric>
 
+#include "core/base/mix_bits.h"
 #include "core/kernels/cuda/refined.h"
 #include "tests/core/kernels/cuda/decode_batch.h"
 
@@ -14,6 +15,7 @@ using namespace quire::testing;
 constexpr int32_t kMaxSequences = 16;
 constexpr int kDraws = 32768;
 constexpr int32_t kWindow = 128;
+constexpr int32_t kLayer = 3;
 
 // Against DecodeOracle where everything is read.
 constexpr double kDenseTolerance = 4e-3;
@@ -98,16 +100,12 @@ class OnDevice {
       far_first_.push_back(static_cast<int32_t>(far_pages_.size()));
       near_lengths_.push_back(b.lengths[s] - far * kPageTokens);
       log2_tau_.push_back(2 * std::log2(eps));
-      for (int32_t g = 0; g < b.kv_heads; ++g) {
-        starts_.push_back(static_cast<int32_t>((s * 7919 + g * 104729) % kDraws));
-      }
     }
     Upload(near_first_, d_near_first_);
     Upload(near_pages_, d_near_pages_);
     Upload(near_lengths_, d_near_lengths_);
     Upload(far_first_, d_far_first_);
     Upload(far_pages_, d_far_pages_);
-    Upload(starts_, d_starts_);
     Upload(log2_tau_, d_tau_);
     counts_ = std::make_unique<DeviceBuffer<RefinedDecodeArgs::Counts>>(b.lengths.size());
   }
@@ -131,7 +129,7 @@ class OnDevice {
     work_->Zero();
   }
 
-  cudaError_t Launch(cudaStream_t stream) {
+  cudaError_t Launch(cudaStream_t stream, int32_t layer = kLayer) {
     out_.Poison();
     counts_->Zero();
     RefinedDecodeArgs a;
@@ -154,10 +152,10 @@ class OnDevice {
     a.index = index_.get();
     a.first_far_page = d_far_first_->get();
     a.far_pages = d_far_pages_->get();
-    a.draw_starts = d_starts_->get();
     a.draws = draws_.get();
     a.log2_tau = d_tau_->get();
     a.far_page_count = static_cast<int64_t>(far_pages_.size());
+    a.layer = layer;
     a.workspace = work_->get();
     a.counts = counts_->get();
     return RefinedDecode(a, stream);
@@ -167,8 +165,8 @@ class OnDevice {
   std::vector<uint8_t> Index() const { return index_.Download(); }
   std::vector<RefinedDecodeArgs::Counts> Counts() const { return counts_->Download(); }
   std::vector<int16_t> Draws() const { return draws_.Download(); }
-  int32_t Start(size_t sequence, int32_t head) const {
-    return starts_[sequence * b_.kv_heads + head];
+  uint32_t Start(size_t sequence, int32_t head) const {
+    return MixPlace(kLayer, head, b_.lengths[sequence] - 1);
   }
 
  private:
@@ -182,11 +180,10 @@ class OnDevice {
   DeviceBuffer<int32_t> rows_;
   DeviceBuffer<int16_t> draws_;
   DeviceBuffer<uint8_t> index_;
-  std::vector<int32_t> near_first_, near_pages_, near_lengths_, far_first_, far_pages_,
-      starts_;
+  std::vector<int32_t> near_first_, near_pages_, near_lengths_, far_first_, far_pages_;
   std::vector<float> log2_tau_;
   std::unique_ptr<DeviceBuffer<int32_t>> d_near_first_, d_near_pages_, d_near_lengths_,
-      d_far_first_, d_far_pages_, d_starts_;
+      d_far_first_, d_far_pages_;
   std::unique_ptr<DeviceBuffer<float>> d_tau_;
   std::unique_ptr<DeviceBuffer<RefinedDecodeArgs::Counts>> counts_;
   std::unique_ptr<DeviceBuffer<uint8_t>> near_work_, work_;
@@ -425,31 +422,15 @@ TEST_F(RefinedDecodeTest, TheMeanOverManyRowsIsDense) {
   const DecodeShape shape = {.dim = 64, .share = 3, .kv_heads = 3, .q_deviation = 1.5f};
   const DecodeBatch b = MakeDecodeBatch(shape, {4000}, 13);
   const auto dense = DecodeOracle(b)[0];
-  // The same row as 16 sequences whose draws begin elsewhere.
-  DecodeBatch many = b;
-  many.lengths.assign(16, 4000);
-  many.rows.assign(16, b.rows[0]);
-  many.first_page = {0};
-  many.pages.clear();
-  many.step_rows = 16;
-  many.q.clear();
-  for (int s = 0; s < 16; ++s) {
-    many.rows[s] = s;
-    const size_t size = size_t{1} * b.query_heads * b.dim;
-    const auto row = b.q.begin() + b.rows[0] * size;
-    many.q.insert(many.q.end(), row, row + size);
-    many.pages.insert(many.pages.end(), b.pages.begin(), b.pages.end());
-    many.first_page.push_back(static_cast<int32_t>(many.pages.size()));
-  }
-  OnDevice device(many, .2f);
+  OnDevice device(b, .2f);
   Finish(device.BuildIndex(stream_));
   device.MakeWorkspace(132);
-  Finish(device.Launch(stream_));
-  const std::vector<Bf16> out = device.Out();
   std::vector<double> mean(dense.size());
   double single = 0;
-  for (size_t s = 0; s < 16; ++s) {
-    const std::vector<double> row = RowOf(many, out, s);
+  // In each layer draws begin elsewhere.
+  for (int32_t layer = 0; layer < 16; ++layer) {
+    Finish(device.Launch(stream_, layer));
+    const std::vector<double> row = RowOf(b, device.Out(), 0);
     single += RelativeL2(row, dense) / 16;
     for (size_t i = 0; i < mean.size(); ++i) mean[i] += row[i] / 16;
   }

@@ -212,14 +212,12 @@ void Bench::Profile(const Step& step, bool refined, Row& row) const {
   }
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
   const CudaStep::Shape shape = CudaStep::Shape::Of(sequences);
-  const CudaStep::Memory memory = CudaStep::Memory::Make(
-      CudaStep::Entries(shape, config_.num_layers, config_.num_kv_heads),
-      decoder_->device());
+  const CudaStep::Memory memory =
+      CudaStep::Memory::Make(CudaStep::Entries(shape), decoder_->device());
   std::vector<double> tables, launches, waits;
   for (int i = 0; i < options_.steps; ++i) {
     const double start = Microseconds();
-    const CudaStep made(shape, tokens, sequences, config_.num_layers,
-                        config_.num_kv_heads, memory);
+    const CudaStep made(shape, tokens, sequences, memory);
     tables.push_back(Microseconds() - start);
     stream.synchronize();
     const double begin = Microseconds();

@@ -1,7 +1,6 @@
 #include "core/runner/cuda_choices.h"
 
 #include <algorithm>
-#include <cstring>
 #include <type_traits>
 
 #include "ATen/ops/empty.h"
@@ -15,13 +14,8 @@ namespace {
 namespace cuda = kernels::cuda;
 static_assert(std::is_same_v<TokenId, int32_t>);
 
-at::Tensor PinnedBytes(int64_t size) {
-  return at::empty({size}, at::TensorOptions(at::kByte).pinned_memory(true));
-}
-
-template <typename T>
-int64_t Bytes(const std::vector<T>& values) {
-  return static_cast<int64_t>(values.size() * sizeof(T));
+at::Tensor Pinned(at::IntArrayRef shape, at::ScalarType type) {
+  return at::empty(shape, at::TensorOptions(type).pinned_memory(true));
 }
 
 template <typename T>
@@ -63,54 +57,49 @@ size_t CudaChoices::AddList(int64_t row, int32_t count) {
 }
 
 int64_t CudaChoices::ListBytes() const {
-  return Bytes(lists_) / static_cast<int64_t>(sizeof(cuda::ListedRow)) * longest_list_ *
-         static_cast<int64_t>(sizeof(cuda::ListedToken));
+  return static_cast<int64_t>(lists_.size() * sizeof(cuda::ListedToken)) * longest_list_;
 }
 
-// Rows that are sampled, rows that are listed, histories.
-at::Tensor CudaChoices::Inputs() const {
-  const at::Tensor host = PinnedBytes(Bytes(samples_) + Bytes(lists_) +
-                                      history_size_ * int64_t{sizeof(TokenId)});
-  uint8_t* to = host.data_ptr<uint8_t>();
-  const auto append = [&to](const auto* values, size_t count) {
-    if (count > 0) std::memcpy(to, values, count * sizeof *values);
-    to += count * sizeof *values;
-  };
-  append(samples_.data(), samples_.size());
-  append(lists_.data(), lists_.size());
+at::Tensor CudaChoices::SendHistories(at::Device device) const {
+  const at::Tensor host = Pinned({history_size_}, at::kInt);
+  int32_t* to = host.data_ptr<int32_t>();
   for (const absl::Span<const TokenId> history : histories_) {
-    append(history.data(), history.size());
+    to = std::copy(history.begin(), history.end(), to);
   }
-  return host;
+  return host.to(device, at::kInt, /*non_blocking=*/true);
 }
 
 void CudaChoices::Launch(const at::Tensor& logits) {
   if (samples_.empty() && lists_.empty()) return;
   vocab_ = logits.size(1);
   const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
-  const at::Tensor sent = Inputs().to(logits.device(), at::kByte, /*non_blocking=*/true);
-  const at::Tensor adjusted =
-      at::empty({static_cast<int64_t>(histories_.size()), vocab_}, logits.options());
   const auto sample_count = static_cast<int64_t>(samples_.size());
-  results_ = PinnedBytes(ListBytes() +
-                         sample_count * static_cast<int64_t>(sizeof(cuda::SampledToken)));
-  const at::Tensor out = at::empty(results_.sizes(), sent.options());
+  results_ = Pinned(
+      {ListBytes() + sample_count * static_cast<int64_t>(sizeof(cuda::SampledToken))},
+      at::kByte);
+  const at::Tensor out = at::empty(results_.sizes(), logits.options().dtype(at::kByte));
   uint8_t* const out_bytes = out.data_ptr<uint8_t>();
   const cuda::ListArgs list = {.logits = logits.const_data_ptr<float>(),
                                .vocab = vocab_,
-                               .rows = At<cuda::ListedRow>(sent, Bytes(samples_)),
+                               .rows = lists_.data(),
                                .count = static_cast<int32_t>(lists_.size()),
                                .stride = longest_list_,
                                .out = reinterpret_cast<cuda::ListedToken*>(out_bytes)};
   ThrowIfError(cuda::ListLargest(list, stream));
-  const cuda::SampleArgs sample = {
+  at::Tensor histories, adjusted;
+  cuda::SampleArgs sample = {
       .logits = list.logits,
       .vocab = vocab_,
-      .rows = At<cuda::SampledRow>(sent, 0),
+      .rows = samples_.data(),
       .count = static_cast<int32_t>(sample_count),
-      .history = At<int32_t>(sent, Bytes(samples_) + Bytes(lists_)),
-      .adjusted = adjusted.data_ptr<float>(),
       .out = reinterpret_cast<cuda::SampledToken*>(out_bytes + ListBytes())};
+  if (!histories_.empty()) {
+    histories = SendHistories(logits.device());
+    adjusted =
+        at::empty({static_cast<int64_t>(histories_.size()), vocab_}, logits.options());
+    sample.history = histories.const_data_ptr<int32_t>();
+    sample.adjusted = adjusted.data_ptr<float>();
+  }
   ThrowIfError(cuda::SampleRows(sample, stream));
   results_.copy_(out, /*non_blocking=*/true);
 }

@@ -21,7 +21,8 @@ class CudaChoices {
   // The `count` most probable tokens, 1 <= count <= kernels::cuda::kMaxListedTokens.
   size_t AddList(int64_t row, int32_t count);
 
-  // Launches all of it: one copy to the device, a kernel for each kind, one copy back.
+  // Launches all of it: a copy of histories if there are any, a kernel for each kind, a
+  // copy back.
   // logits [rows, vocab] float32 on a GPU, vocab <= kernels::cuda::kMaxSampledVocab.
   void Launch(const at::Tensor& logits);
 
@@ -30,7 +31,7 @@ class CudaChoices {
   absl::Span<const kernels::cuda::ListedToken> list(size_t number) const;
 
  private:
-  at::Tensor Inputs() const;
+  at::Tensor SendHistories(at::Device device) const;
   int64_t ListBytes() const;  // of results
 
   std::vector<kernels::cuda::SampledRow> samples_;

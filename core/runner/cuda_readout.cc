@@ -48,12 +48,14 @@ void CudaReadout::Launch() {
     }
     return;
   }
-  parts_.push_back({ToHost(result_.numbers)});
+  // Kernels before copies: what runs on another engine waits some microseconds.
+  Part& part = parts_.emplace_back();
   for (Wanted& wanted : wanted_) {
     wanted.column = wanted.row;
     Choose(wanted, wanted.row);
   }
-  parts_.back().choices.Launch(result_.logits);
+  part.choices.Launch(result_.logits);
+  part.numbers = ToHost(result_.numbers);
 }
 
 void CudaReadout::LaunchPart(size_t first, size_t count) {
@@ -66,14 +68,16 @@ void CudaReadout::LaunchPart(size_t first, size_t count) {
   const at::Tensor& hidden = result_.hidden;
   const at::Tensor sent = host.to(hidden.device(), at::kInt, /*non_blocking=*/true);
   const at::Tensor logits = decoder_.Logits(at::index_select(hidden, 0, sent[0]));
-  parts_.push_back({ToHost(SummarizeLogits(logits, sent[1].const_data_ptr<int32_t>()))});
+  const at::Tensor numbers = SummarizeLogits(logits, sent[1].const_data_ptr<int32_t>());
+  Part& part = parts_.emplace_back();
   for (size_t i = 0; i < count; ++i) {
     Wanted& wanted = wanted_[first + i];
     wanted.part = parts_.size() - 1;
     wanted.column = static_cast<int64_t>(i);
     Choose(wanted, wanted.column);
   }
-  parts_.back().choices.Launch(logits);
+  part.choices.Launch(logits);
+  part.numbers = ToHost(numbers);
 }
 
 void CudaReadout::Choose(Wanted& wanted, int64_t row) {

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "core/kernels/cuda/cluster.cuh"
 #include "core/kernels/cuda/sample.h"
 #include "core/kernels/cuda/sample_select.cuh"
@@ -131,11 +133,20 @@ __device__ int32_t CountLarger(const float* logits, const Selection& selection,
   return larger;
 }
 
-__global__ void __launch_bounds__(kSelectThreads) SampleKernel(SampleArgs a, int blocks) {
+// Rows that one launch has room for in its arguments.
+template <typename Row>
+struct Rows {
+  static constexpr int kMost = 4096 / sizeof(Row);
+  Row row[kMost];
+};
+
+__global__ void __launch_bounds__(kSelectThreads)
+    SampleKernel(SampleArgs a, int blocks,
+                 const __grid_constant__ Rows<SampledRow> rows) {
   __shared__ SelectMemory memory;
   const int number = static_cast<int>(blockIdx.x) / blocks;
   const int rank = static_cast<int>(blockIdx.x) % blocks;
-  const SampledRow r = a.rows[number];
+  const SampledRow r = rows.row[number];
   const int vocab = static_cast<int>(a.vocab);
   // The logits that are chosen from: the model's own, or adjusted ones.
   const float* const logits = a.logits + r.row * a.vocab;
@@ -158,10 +169,11 @@ __global__ void __launch_bounds__(kSelectThreads) SampleKernel(SampleArgs a, int
   if (rank == 0 && threadIdx.x == 0) a.out[number] = {token, logit, larger};
 }
 
-__global__ void __launch_bounds__(kSelectThreads) ListKernel(ListArgs a, int blocks) {
+__global__ void __launch_bounds__(kSelectThreads)
+    ListKernel(ListArgs a, int blocks, const __grid_constant__ Rows<ListedRow> rows) {
   __shared__ SelectMemory memory;
   const int number = static_cast<int>(blockIdx.x) / blocks;
-  const ListedRow r = a.rows[number];
+  const ListedRow r = rows.row[number];
   const int vocab = static_cast<int>(a.vocab);
   const int count = r.count < vocab ? r.count : vocab;
   if (count <= 0) return;
@@ -176,25 +188,37 @@ __global__ void __launch_bounds__(kSelectThreads) ListKernel(ListArgs a, int blo
 }
 
 // A cluster a row, of as many blocks as there is room for, while a block has enough to
-// do.
-cudaError_t Launch(auto kernel, const auto& args, cudaStream_t stream) {
+// do. stride: of a row's results.
+template <typename Row, typename Args>
+cudaError_t Launch(void (*kernel)(Args, int, Rows<Row>), Args args, int64_t stride,
+                   cudaStream_t stream) {
   if (args.vocab < 1 || args.vocab > kMaxSampledVocab) return cudaErrorInvalidValue;
-  if (args.count == 0) return cudaSuccess;
-  int blocks = BlocksOfCluster(args.count);
-  while (blocks > 1 && args.vocab < blocks * tuning::kSelectSlice) blocks /= 2;
-  return LaunchClusters(kernel, args.count, blocks, kSelectThreads, stream, args, blocks);
+  for (int left = args.count; left > 0;) {
+    const int count = std::min(left, Rows<Row>::kMost);
+    Rows<Row> rows = {};
+    std::copy_n(args.rows, count, rows.row);
+    int blocks = BlocksOfCluster(count);
+    while (blocks > 1 && args.vocab < blocks * tuning::kSelectSlice) blocks /= 2;
+    const cudaError_t error =
+        LaunchClusters(kernel, count, blocks, kSelectThreads, stream, args, blocks, rows);
+    if (error != cudaSuccess) return error;
+    left -= count;
+    args.rows += count;
+    args.out += count * stride;
+  }
+  return cudaSuccess;
 }
 
 }  // namespace
 
 cudaError_t SampleRows(const SampleArgs& args, cudaStream_t stream) {
-  return Launch(SampleKernel, args, stream);
+  return Launch(SampleKernel, args, 1, stream);
 }
 
 cudaError_t ListLargest(const ListArgs& args, cudaStream_t stream) {
   static_assert(kMaxListedTokens <= tuning::kSelectListed &&
                 kMaxListedTokens <= kSelectThreads);
-  return Launch(ListKernel, args, stream);
+  return Launch(ListKernel, args, args.stride, stream);
 }
 
 }  // namespace quire::kernels::cuda

@@ -5,7 +5,8 @@
 #include <cstdint>
 
 // Choosing the next token on the GPU, and listing the most probable ones. Device pointers
-// and a stream; each function only launches, and returns cudaGetLastError(). Logits are
+// but for what is asked, which goes along with the launch, and a stream; each function
+// only launches, and returns the first error. Logits are
 // [any rows, V] float32 with V <= kMaxSampledVocab; a NaN counts as -inf, ties go to the
 // smaller id.
 //
@@ -57,7 +58,7 @@ struct SampledToken {
 struct SampleArgs {
   const float* logits = nullptr;
   int64_t vocab = 0;
-  const SampledRow* rows = nullptr;  // [count], on the device as all is
+  const SampledRow* rows = nullptr;  // [count], on the host; read before the call is over
   int32_t count = 0;
   const int32_t* history = nullptr;  // tokens outside of [0, V) are ignored
   float* adjusted = nullptr;         // [rows that are adjusted, V]: workspace
@@ -81,7 +82,7 @@ inline constexpr int32_t kMaxListedTokens = 1024;
 struct ListArgs {
   const float* logits = nullptr;
   int64_t vocab = 0;
-  const ListedRow* rows = nullptr;  // [count]
+  const ListedRow* rows = nullptr;  // [count], on the host; read before the call is over
   int32_t count = 0;
   int32_t stride = 0;
   ListedToken* out = nullptr;

@@ -49,12 +49,11 @@ class SampleTest : public CudaTest {
       history.insert(history.end(), asked[i].history.begin(), asked[i].history.end());
     }
     const DeviceBuffer<float> in(logits), workspace(size_t{1} * adjusted * vocab);
-    const DeviceBuffer<SampledRow> on_device(rows);
     const DeviceBuffer<int32_t> histories(history);
     const DeviceBuffer<SampledToken> out(rows.size());
     Finish(SampleRows({.logits = in.get(),
                        .vocab = vocab,
-                       .rows = on_device.get(),
+                       .rows = rows.data(),
                        .count = static_cast<int32_t>(rows.size()),
                        .history = histories.get(),
                        .adjusted = workspace.get(),
@@ -259,11 +258,10 @@ class ListLargestTest : public CudaTest {
   void ExpectHostsList(const std::vector<float>& logits, int32_t vocab,
                        const std::vector<ListedRow>& rows) {
     const DeviceBuffer<float> in(logits);
-    const DeviceBuffer<ListedRow> on_device(rows);
     const DeviceBuffer<ListedToken> out(rows.size() * kStride);
     Finish(ListLargest({.logits = in.get(),
                         .vocab = vocab,
-                        .rows = on_device.get(),
+                        .rows = rows.data(),
                         .count = static_cast<int32_t>(rows.size()),
                         .stride = kStride,
                         .out = out.get()},

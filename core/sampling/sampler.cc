@@ -318,6 +318,7 @@ bool SamplingParams::UsesHistory() const {
   return Penalizes(*this) || no_repeat_ngram > 0;
 }
 
+// core/kernels/cuda/sample.cu chooses alike: a change here is one there.
 TokenId Sample(absl::Span<const float> logits, const SamplingParams& params,
                absl::Span<const TokenId> history, int64_t step) {
   QUIRE_CHECK(!logits.empty());

@@ -6,9 +6,8 @@
 
 // Choosing the next token on the GPU, and listing the most probable ones. Device pointers
 // but for what is asked, which goes along with the launch, and a stream; each function
-// only launches, and returns the first error. Logits are
-// [any rows, V] float32 with V <= kMaxSampledVocab; a NaN counts as -inf, ties go to the
-// smaller id.
+// only launches, and returns the first error. Logits are [any rows, V] float32 with V <=
+// kMaxSampledVocab; a NaN counts as -inf, ties go to the smaller id.
 //
 // A row has a cluster of up to eight blocks, as many as there is room for (of sm_90; else
 // one block), of 1,024 threads and 41 KB of shared memory each; it is read from the L2

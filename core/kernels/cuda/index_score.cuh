@@ -276,11 +276,6 @@ struct LaneSums {
   }
 };
 
-__device__ inline void BeginAfterTheOneBefore() {
-  WaitForTheOneBefore();
-  LetTheNextBegin();
-}
-
 // A warp's units of a segment.
 template <int kDim, int kRow>
 class Scorer {
@@ -299,7 +294,7 @@ class Scorer {
   // after_the_one_before: queries must not be read earlier.
   __device__ void Start(bool after_the_one_before) {
     const PageMeans<kDim> means = SendForMeans();
-    if (after_the_one_before) BeginAfterTheOneBefore();
+    if (after_the_one_before) WaitForTheOneBefore();
     SetMeans(means);
     SetQueries();
   }

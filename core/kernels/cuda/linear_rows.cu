@@ -183,6 +183,12 @@ bool HasLinearKernel(int64_t rows, int64_t in, int64_t features) {
 
 cudaError_t LinearRows(const LinearArgs& args, cudaStream_t stream) {
   const auto kernel = args.rows <= 8 ? KernelFor<1>(args) : KernelFor<2>(args);
+  // Loads that are under way have their places in the L1, of which a kernel that shared
+  // nearly all of a multiprocessor's memory leaves too little.
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                           tuning::kLinearSharedPercent);
+  if (error != cudaSuccess) return error;
   return LaunchDependent(kernel, static_cast<unsigned>(args.features / kFeatures),
                          kThreads, 0, stream, args);
 }

@@ -105,7 +105,7 @@ __device__ void ScoreFar(const RefinedDecodeArgs& a, const WorkLine& line,
                       work.far_logs + line.Slot(segment) * Share(a));
     unit += segment.last - segment.first;
   }
-  if (turn == 0) BeginAfterTheOneBefore();
+  if (turn == 0) WaitForTheOneBefore();
 }
 
 // Where a head's parts are, near and far.
@@ -254,7 +254,11 @@ __device__ void ReadFar(const RefinedDecodeArgs& a, const Lines& lines,
     results.Deliver(
         readers, static_cast<int>(threadIdx.x), kRefinedThreads, [] { __syncthreads(); },
         share, work.drawn, lines.far.Slot(segment) * share);
-    if (BroughtTheLast(work.arrived + segment.index, parts.far)) {
+    const bool last = BroughtTheLast(work.arrived + segment.index, parts.far);
+    // Not earlier: a block has all of its multiprocessor, so that what begins before most
+    // blocks are over would crowd where the first ones were.
+    if (unit >= lines.far.end) LetTheNextBegin();
+    if (last) {
       Finish<kDim>(a, segment, parts, work, memory.base);
     }
     if (threadIdx.x == 0 && read > 0) {
@@ -283,7 +287,7 @@ __global__ void __launch_bounds__(kRefinedThreads, 1)
     ScoreFar<kDim, kRow>(a, lines.far, work, store, stream);
     WaitForCopies<0>();
   } else {
-    BeginAfterTheOneBefore();
+    WaitForTheOneBefore();
     ReadNear<kDim, kRow>(a, lines.near, work, memory.CertainMemory());
     if (threadIdx.x == kRefinedThreads - 1) {
       turns.Put(0, lines, lines.far.begin, Share(a));

@@ -13,6 +13,8 @@ inline constexpr int kLinearWarps = 4;
 constexpr int LinearLoads(int halves, int parts) {
   return halves == 1 && parts == 1 ? 8 : 4;
 }
+// Of a multiprocessor's memory: 34 KB for its four blocks' sums.
+inline constexpr int kLinearSharedPercent = 15;
 
 // refined_decode.cu: warps of a block that score, and warps that read meanwhile what is
 // read for certain; 128 registers a thread remain. Stages of a page's index in a scoring

@@ -328,7 +328,8 @@ __device__ void ForEach(const float* row, int64_t size, const Use& use) {
     }
 #pragma unroll
     for (int j = 0; j < kTogether; ++j) {
-      use(x[j], static_cast<int32_t>(first + j * kRowThreads));
+      // What is no number counts as nothing.
+      use(fmaxf(x[j], -INFINITY), static_cast<int32_t>(first + j * kRowThreads));
     }
   }
 }
@@ -340,7 +341,6 @@ __global__ void __launch_bounds__(kRowThreads) SummarizeKernel(RowSummary s) {
   const float* const row = s.logits + blockIdx.x * s.vocab;
   Best best = {-INFINITY, INT32_MAX};
   ForEach(row, s.vocab, [&best](float x, int32_t i) {
-    // NaN compares with nothing: it is never chosen.
     if (x > -INFINITY) best = Better(best, {x, i});
   });
   for (int step = kWarp / 2; step > 0; step /= 2) {

@@ -60,6 +60,15 @@ class SummarizeRowsTest : public CudaTest {
   }
 };
 
+TEST_F(SummarizeRowsTest, WhatIsNoNumberCountsAsNothing) {
+  Draw draw(77);
+  std::vector<float> logits = draw.Floats(257, 5);
+  for (const size_t i : {0, 100, 256}) logits[i] = NAN;
+  const Summary s = Run(logits, 257, nullptr);
+  for (float& x : logits) x = std::isnan(x) ? -INFINITY : x;
+  ExpectRow(s, 0, logits.data(), 257, std::nullopt);
+}
+
 TEST_F(SummarizeRowsTest, RandomRowsWithAndWithoutTargets) {
   for (const int32_t vocab : {1, 7, 257, 49152, 151936}) {
     for (const int32_t rows : {1, 19}) {

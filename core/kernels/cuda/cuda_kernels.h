@@ -124,8 +124,8 @@ cudaError_t MergeAttention(const MergeArgs& args, cudaStream_t stream);
 
 // Of each row of logits [T, V]: log of the sum of exponentials, the first of the largest
 // values' indices, and, for targets[i] >= 0, the target's logit and how many logits are
-// larger (its rank less one). NaN counts as -infinity. target, target_logit and larger may
-// all be null.
+// larger (its rank less one). NaN counts as -infinity. target, target_logit and larger
+// may all be null.
 struct RowSummary {
   const float* logits = nullptr;
   const int32_t* targets = nullptr;

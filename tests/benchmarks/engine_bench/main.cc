@@ -43,11 +43,9 @@ class Bench {
         "%.4f, \"prefill_column_ns\": %.2f, \"decode_column_ns\": %.2f}\n",
         c.step_ps * 1e-9, c.row_ps * 1e-9, c.sequence_ps * 1e-9, c.sample_ps * 1e-9,
         c.prefill_column_ps * 1e-3, c.decode_column_ps * 1e-3);
-    engine_ =
-        Engine::Start(options,
-                      std::make_unique<TimedRunner>(std::move(loaded.runner), steps_),
-                      nullptr, SystemClock())
-            .value();
+    auto timed = std::make_unique<TimedRunner>(std::move(loaded.runner), steps_);
+    timed_ = timed.get();
+    engine_ = Engine::Start(options, std::move(timed), nullptr, SystemClock()).value();
   }
 
   // Eight answers to prompts of 1,024 tokens: one after the other, and at once.
@@ -153,17 +151,24 @@ class Bench {
         static_cast<long long>(second.usage.cached_tokens));
   }
 
-  // Wall time between steps against time in the runner.
+  // Wall time between steps against time in the runner, with and without what the engine
+  // does meanwhile.
   void Overhead(int clients) {
-    std::vector<std::unique_ptr<Request>> requests;
-    for (int i = 0; i < clients; ++i) {
-      requests.push_back(
-          std::make_unique<Request>(*engine_, Ask(Prompt(400 + i, 64), 64)));
+    for (const bool meanwhile : {true, false}) {
+      timed_->set_meanwhile(meanwhile);
+      steps_.clear();
+      std::vector<std::unique_ptr<Request>> requests;
+      const int64_t before = engine_->stats().plans_ahead;
+      const int first = meanwhile ? 400 : 500;  // no pages of the others
+      for (int i = 0; i < clients; ++i) {
+        requests.push_back(
+            std::make_unique<Request>(*engine_, Ask(Prompt(first + i, 64), 64)));
+      }
+      for (auto& request : requests) request->Wait();
+      PrintOverhead(meanwhile ? "overhead" : "overhead_if_planned_between", clients,
+                    steps_, engine_->stats().plans_ahead - before);
     }
-    const int64_t before = engine_->stats().plans_ahead;
-    for (auto& request : requests) request->Wait();
-    PrintOverhead("overhead", clients, steps_, engine_->stats().plans_ahead - before);
-    steps_.clear();
+    timed_->set_meanwhile(true);
   }
 
   // The same arrivals on the engine and in the simulator, whose cost model has learned
@@ -212,6 +217,7 @@ class Bench {
   const ModelFiles files_;
   EngineOptions options_;
   std::vector<TimedStep> steps_;
+  TimedRunner* timed_ = nullptr;  // the engine's
   std::unique_ptr<Engine> engine_;
 };
 

@@ -17,7 +17,8 @@ double Seconds() {
 absl::StatusOr<std::vector<StepResult>> TimedRunner::Step(const StepInput& input) {
   TimedStep step{.began = Seconds(), .items = input.items.size()};
   StepInput timed = input;
-  if (input.meanwhile) {
+  timed.meanwhile = nullptr;
+  if (meanwhile_ && input.meanwhile) {
     timed.meanwhile = [&] {
       const double began = Seconds();
       input.meanwhile();

@@ -32,10 +32,14 @@ class TimedRunner final : public ModelRunner {
       : runner_(std::move(runner)), steps_(steps) {}
   void Prepare() override { runner_->Prepare(); }
   absl::StatusOr<std::vector<StepResult>> Step(const StepInput& input) override;
+  // False: StepInput::meanwhile is kept from the runner, as if it computed itself. Call
+  // it while no request is in work.
+  void set_meanwhile(bool meanwhile) { meanwhile_ = meanwhile; }
 
  private:
   const std::unique_ptr<ModelRunner> runner_;
   std::vector<TimedStep>& steps_;
+  bool meanwhile_ = true;
 };
 
 // A step takes `seconds`, whatever is in it; the next token is 1.

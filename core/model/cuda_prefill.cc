@@ -52,13 +52,9 @@ class DenseTile {
 
   void Run(at::Tensor& out) {
     const int64_t rows = q_.size(0), padded = PaddedPromptRows(rows);
-    int64_t read = 0;
-    const std::vector<int64_t> pieces = PromptPieces(begin_, padded);
-    const at::Tensor grouped = pieces.empty() ? at::Tensor() : Grouped(padded);
-    for (const int64_t piece : pieces) {
-      const Keys keys = Gather(read, piece);
-      AddGrouped(Cudnn(grouped, keys, /*causal=*/false));
-      read += piece;
+    const int64_t read = PromptPiece(begin_, padded);
+    if (read > 0) {
+      AddGrouped(Cudnn(Grouped(padded), Gather(0, read), /*causal=*/false));
     }
     const Keys tail = Gather(read, begin_ + rows - read);
     const at::Tensor q = q_.transpose(0, 1).unsqueeze(0);  // [1, H, rows, D]
@@ -197,13 +193,11 @@ void PlanDensePrefill(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t
   const at::Tensor cache = at::zeros({1, kv_heads, page, head_dim}, options);
   const at::Tensor pages = at::zeros({(kLongestPlannedPiece + kPromptTileRows) / page},
                                      options.dtype(at::kInt));
-  for (const int64_t rows : kCudnnPromptRows) {
-    const at::Tensor q = at::zeros({rows, heads, head_dim}, options);
-    at::Tensor out = at::empty_like(q);
-    for (int64_t before = 0; before <= kLongestPlannedPiece && before < tokens;
-         before = std::max(2 * before, kLeastPromptPiece)) {
-      DenseTile(q, cache, cache, pages.const_data_ptr<int32_t>(), before, 1).Run(out);
-    }
+  const at::Tensor q = at::zeros({kPromptTileRows, heads, head_dim}, options);
+  at::Tensor out = at::empty_like(q);
+  for (int64_t before = 0; before <= kLongestPlannedPiece && before < tokens;
+       before += kPromptTileRows) {
+    DenseTile(q, cache, cache, pages.const_data_ptr<int32_t>(), before, 1).Run(out);
   }
   c10::cuda::getCurrentCUDAStream().synchronize();
 }

@@ -18,8 +18,8 @@ at::Tensor GatherTokens(const at::Tensor& side, const int32_t* pages, int64_t to
 // Causal attention of a sequence's rows over all of its cache, scores times `scale`.
 // q, out [T, H, D] of the step, contiguous; k, v [num_blocks, G, B, D], the layer's
 // cache; pages on the device, of positions [0, begin + rows). Writes rows [first_row,
-// first_row + rows) of out. Takes memory for keys and values of the longest piece (see
-// prompt_pieces.h) and for as many [tile, H, D] as there are pieces.
+// first_row + rows) of out. Takes memory for the keys and values before a tile (see
+// prompt_pieces.h) and for three [tile, H, D].
 void DensePrefill(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                   const int32_t* pages, const kernels::SequenceRows& sequence,
                   float scale, at::Tensor& out);

@@ -33,6 +33,24 @@ class PlanAheadTest : public BatchingFixture {
     for (const Submitted& request : requests) request.record->Wait();
     engine_->Drain(absl::InfiniteFuture());
   }
+  // Events that came, of at least `wanted` if they come in time.
+  static size_t AwaitEvents(const SinkRecord& record, size_t wanted) {
+    for (int i = 0; i < 5000 && record.events().size() < wanted; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return record.events().size();
+  }
+  // Request 2, behind another that has to be over first; `record` is set before it
+  // begins.
+  void AnswerBehindAnother(int tokens, std::shared_ptr<SinkRecord>& record) {
+    Start();
+    model_.Block();
+    Submit(Generate({99}, 1));
+    model_.WaitUntilBlocked();
+    record = Submit(Generate({1}, tokens)).record;
+    model_.Release();
+    record->Wait();
+  }
   int64_t PlansAhead() const { return engine_->stats().plans_ahead; }
   static bool Has(const StepInput& input, uint64_t id) {
     return std::any_of(input.items.begin(), input.items.end(),
@@ -237,18 +255,9 @@ TEST_F(PlanAheadTest, TokensAreHandedOutWhenTheNextStepWasLaunched) {
     if (!Has(input, 2)) return;
     // The tokens of all steps before this one, and its prompt's progress.
     const size_t wanted = before_launch.size() == 1 ? 0 : before_launch.size();
-    for (int i = 0; i < 5000 && record->events().size() < wanted; ++i) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    while_computed.push_back(record->events().size());
+    while_computed.push_back(AwaitEvents(*record, wanted));
   });
-  Start();
-  model_.Block();
-  Submit(Generate({99}, 1));
-  model_.WaitUntilBlocked();
-  record = Submit(Generate({1}, 4)).record;
-  model_.Release();
-  record->Wait();
+  AnswerBehindAnother(4, record);
   EXPECT_THAT(before_launch, ElementsAre(0, 0, 2, 3));
   EXPECT_THAT(while_computed, ElementsAre(0, 2, 3, 4));
   EXPECT_EQ(ReportedTokens(*record), AnswerOfAll({1}, 4));
@@ -262,18 +271,9 @@ TEST_F(PlanAheadTest, TokensAreNotKeptBackForALaunchThatTakesLong) {
     clock_.Advance(absl::Milliseconds(1));
     if (!Has(input, 2)) return;
     const size_t wanted = before_launch.empty() ? 0 : before_launch.size() + 1;
-    for (int i = 0; i < 5000 && record->events().size() < wanted; ++i) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    before_launch.push_back(record->events().size());
+    before_launch.push_back(AwaitEvents(*record, wanted));
   });
-  Start();
-  model_.Block();
-  Submit(Generate({99}, 1));
-  model_.WaitUntilBlocked();
-  record = Submit(Generate({1}, 4)).record;
-  model_.Release();
-  record->Wait();
+  AnswerBehindAnother(4, record);
   EXPECT_THAT(before_launch, ElementsAre(0, 2, 3, 4));
   EXPECT_EQ(PlansAhead(), 3);
 }
@@ -284,21 +284,12 @@ TEST_F(PlanAheadTest, TokensAreNotKeptBackForAPrompt) {
   model_.set_on_step([&](const StepInput& input) {
     if (!Has(input, 2) || !Has(input, 3)) return;
     if (input.items[0].begin != 2) return;
-    for (int i = 0; i < 5000 && record->events().size() < 3; ++i) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    told = record->events().size() == 3;  // progress and two tokens
+    told = AwaitEvents(*record, 3) == 3;  // progress and two tokens
   });
   WhileItWaits([&](const StepInput& input) {
     if (Has(input, 2) && input.items[0].begin == 1) Submit(Generate(Tokens(20, 0), 1));
   });
-  Start();
-  model_.Block();
-  Submit(Generate({99}, 1));
-  model_.WaitUntilBlocked();
-  record = Submit(Generate({1}, 5)).record;
-  model_.Release();
-  record->Wait();
+  AnswerBehindAnother(5, record);
   engine_->Drain(absl::InfiniteFuture());
   EXPECT_TRUE(told);
 }

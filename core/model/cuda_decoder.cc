@@ -14,6 +14,7 @@
 #include "core/base/status_macros.h"
 #include "core/kernels/cuda/refined.h"
 #include "core/kernels/cuda/refined_prefill.h"
+#include "core/kernels/cuda/sample.h"
 #include "core/kernels/refined.h"
 #include "core/model/cuda_audit.h"
 #include "core/model/cuda_check.h"
@@ -88,6 +89,11 @@ absl::Status CheckShape(const ModelConfig& c) {
         "and hidden sizes up to ",
         cuda::kMaxHidden, "; these are ", c.hidden_size, " and ", c.intermediate_size,
         "; use device cpu"));
+  }
+  if (c.vocab_size > cuda::kMaxSampledVocab) {
+    return absl::UnimplementedError(absl::StrCat(
+        "device is CUDA; its kernels choose among at most ", cuda::kMaxSampledVocab,
+        " tokens, of which there are ", c.vocab_size, "; use device cpu"));
   }
   return absl::OkStatus();
 }

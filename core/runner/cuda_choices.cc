@@ -6,6 +6,7 @@
 #include "ATen/ops/empty.h"
 #include "c10/cuda/CUDAStream.h"
 #include "core/model/cuda_check.h"
+#include "core/runner/pinned.h"
 #include "core/sampling/counter_random.h"
 
 namespace quire {
@@ -13,10 +14,6 @@ namespace {
 
 namespace cuda = kernels::cuda;
 static_assert(std::is_same_v<TokenId, int32_t>);
-
-at::Tensor Pinned(at::IntArrayRef shape, at::ScalarType type) {
-  return at::empty(shape, at::TensorOptions(type).pinned_memory(true));
-}
 
 template <typename T>
 const T* At(const at::Tensor& bytes, int64_t offset) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "ATen/ops/empty.h"
 #include "ATen/ops/stack.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -17,6 +16,7 @@
 #include "core/kernels/cuda/sample.h"
 #include "core/model/cuda_prefill.h"
 #include "core/runner/cuda_attention_stats.h"
+#include "core/runner/pinned.h"
 #include "core/runner/refined_pays.h"
 #include "core/runner/step_checks.h"
 
@@ -206,13 +206,6 @@ AttentionWork CudaModelRunner::IndexWork(int64_t pages) const {
   work.statistics_macs = keys * 2 * c.head_dim;
   work.statistics_bytes = keys * (2 * c.head_dim + c.head_dim / 2);
   return work;
-}
-
-at::Tensor CudaModelRunner::ToHost(const at::Tensor& t) {
-  const at::Tensor host =
-      at::empty(t.sizes(), at::TensorOptions(t.scalar_type()).pinned_memory(true));
-  host.copy_(t, /*non_blocking=*/true);
-  return host;
 }
 
 void CudaModelRunner::TakeImportance(absl::Span<const CudaDecoder::Probe> probes,

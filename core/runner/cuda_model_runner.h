@@ -63,7 +63,6 @@ class CudaModelRunner final : public ModelRunner {
   CudaFaithful* BeginFaithful(const StepItem& item, const kernels::SequenceRows& rows);
   CudaSequence SequenceOf(const StepItem& item, int64_t first_row);
   AttentionWork IndexWork(int64_t pages) const;
-  static at::Tensor ToHost(const at::Tensor& t);
   void TakeImportance(absl::Span<const CudaDecoder::Probe> probes,
                       std::vector<StepResult>& results) const;
   static Counted CountedBy(const CudaDecoder::Result& result,

@@ -3,25 +3,15 @@
 #include <algorithm>
 #include <cstring>
 
-#include "ATen/ops/empty.h"
 #include "ATen/ops/index_select.h"
 #include "core/model/cuda_row_summary.h"
+#include "core/runner/pinned.h"
 
 namespace quire {
 namespace {
 
 // Rows of logits that exist at a time: 512 x vocab x 4 bytes.
 constexpr size_t kPartRows = 512;
-
-at::Tensor PinnedInts(at::IntArrayRef shape) {
-  return at::empty(shape, at::TensorOptions(at::kInt).pinned_memory(true));
-}
-
-at::Tensor ToHost(const at::Tensor& numbers) {
-  at::Tensor host = PinnedInts(numbers.sizes());
-  host.copy_(numbers, /*non_blocking=*/true);
-  return host;
-}
 
 // The next token is the one with the largest logit.
 bool TakesBest(const StepItem& item) {
@@ -60,7 +50,7 @@ void CudaReadout::Launch() {
 
 void CudaReadout::LaunchPart(size_t first, size_t count) {
   const auto n = static_cast<int64_t>(count);
-  const at::Tensor host = PinnedInts({2, n});
+  const at::Tensor host = Pinned({2, n}, at::kInt);
   for (size_t i = 0; i < count; ++i) {
     host.data_ptr<int32_t>()[i] = static_cast<int32_t>(wanted_[first + i].row);
     host.data_ptr<int32_t>()[count + i] = wanted_[first + i].target;

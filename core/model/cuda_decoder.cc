@@ -131,6 +131,7 @@ CudaDecoder::CudaDecoder(const ModelConfig& config, CudaWeights weights,
     host.data_ptr<float>()[i] = static_cast<float>(frequencies[i]);
   }
   inverse_frequencies_ = host.to(device);
+  static_assert(kernels::kDrawPadding >= cuda::kRefinedDrawPadding);
   at::Tensor draws = at::empty({kernels::kDraws + kernels::kDrawPadding}, at::kShort);
   std::copy_n(kernels::DrawTable(), draws.numel(), draws.data_ptr<int16_t>());
   draws_ = draws.to(device);

@@ -16,14 +16,16 @@ Bf16* Data(const at::Tensor& t) {
   return t.defined() ? static_cast<Bf16*>(t.data_ptr()) : nullptr;
 }
 
-// From so many rows and bytes on cuBLAS is faster (measured: cuda_step --linears).
+// From so many rows and bytes on cuBLAS is faster than what does not stream (measured:
+// cuda_step --linears).
 constexpr int64_t kCublasRows = 9;
 constexpr int64_t kCublasBytes = 8 << 20;
 
 bool HasFewRows(const at::Tensor& x, const at::Tensor& weight, int64_t features) {
+  const auto bytes = static_cast<int64_t>(weight.nbytes());
   return kernels::cuda::HasLinearKernel(x.size(0), weight.size(1), features) &&
-         (x.size(0) < kCublasRows ||
-          static_cast<int64_t>(weight.nbytes()) < kCublasBytes);
+         (x.size(0) < kCublasRows || bytes < kCublasBytes ||
+          kernels::cuda::StreamsLinear(bytes));
 }
 
 at::Tensor FewRows(const at::Tensor& x, const CudaLinear& linear, at::ScalarType type,

@@ -59,6 +59,9 @@ struct LinearArgs {
 inline constexpr int64_t kMaxLinearRows = 16;  // of T
 // 32 divides K, 8 divides N, T is at most kMaxLinearRows.
 bool HasLinearKernel(int64_t rows, int64_t in, int64_t features);
+// Whether LinearRows streams a weight of so many bytes through shared memory, which the
+// current device must be able to: then it is as fast as the memory is.
+bool StreamsLinear(int64_t weight_bytes);
 cudaError_t LinearRows(const LinearArgs& args, cudaStream_t stream);
 
 // Rotary embedding's angles of a step, the same for all layers: cos, sin [T, D / 2] of

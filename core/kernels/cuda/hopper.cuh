@@ -2,9 +2,8 @@
 
 #include <cstdint>
 
-// What Hopper has of its own (sm_90a), by its PTX names (PTX ISA 8.0, sections on wgmma,
-// mbarrier and cp.async.bulk): products of matrices by a group of four warps straight
-// from shared memory, and copies that end at a barrier there.
+// What Hopper has of its own (sm_90a), by its PTX names (PTX ISA 8.0, section on wgmma):
+// products of matrices by a group of four warps straight from shared memory.
 //
 // Matrices in shared memory are rows of 128 or 64 bytes in atoms of 8 rows, whose 16-byte
 // chunks are swizzled (SwizzledChunk); an atom begins at a multiple of its size.
@@ -137,43 +136,6 @@ __device__ inline void MultiplyBf16(float (&d)[64], const uint32_t (&a)[4], uint
         "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]),
         "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-// ---- barriers in shared memory, 8 bytes
-__device__ inline void InitBarrier(uint32_t barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(barrier), "r"(arrivals)
-               : "memory");
-}
-// To copies that follow.
-__device__ inline void PublishBarriers() {
-  asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
-}
-__device__ inline void Arrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier) : "memory");
-}
-// Arrives; the phase waits for so many bytes, too.
-__device__ inline void ArriveAndExpect(uint32_t barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier),
-               "r"(bytes)
-               : "memory");
-}
-// Until the phase of this parity is over.
-__device__ inline void WaitForPhase(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{\n.reg .pred p;\nAGAIN:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
-      "@p bra OVER;\nbra AGAIN;\nOVER:\n}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-// Contiguous bytes, a multiple of 16, which then count for the barrier.
-__device__ inline void CopyBulk(uint32_t shared, const void* global, uint32_t bytes,
-                                uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
-      "[%3];\n" ::"r"(shared),
-      "l"(global), "r"(bytes), "r"(barrier)
-      : "memory");
 }
 
 // Of the threads of one warpgroup. id: from 1 on.

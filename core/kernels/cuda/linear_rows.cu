@@ -1,12 +1,14 @@
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/cuda/dependent_launch.cuh"
+#include "core/kernels/cuda/linear_stream.h"
 #include "core/kernels/cuda/mma.cuh"
 #include "core/kernels/cuda/tuning.h"
 #include "core/kernels/cuda/warp.cuh"
 
 // A linear layer of few rows is read rather than computed: what counts is that the
-// weight streams. A block has kFeatures rows of the weight, its warps divide their
-// channels; lanes load 16 bytes each, straight into the fragments of tensor cores.
+// weight streams. (A large one does it better through shared memory: linear_stream.cu.)
+// A block has kFeatures rows of the weight, its warps divide their channels; lanes load
+// 16 bytes each, straight into the fragments of tensor cores.
 //
 // Lane l has channels 8 (l % 4) .. + 8 of a chunk of 32, of row l / 4 of its fragments.
 // An instruction wants 2 (l % 4) and the next, and these + 8, but a sum over channels
@@ -181,7 +183,20 @@ bool HasLinearKernel(int64_t rows, int64_t in, int64_t features) {
   return rows <= kMaxLinearRows && in % kChunk == 0 && features % kFeatures == 0;
 }
 
+bool StreamsLinear(int64_t weight_bytes) {
+  int device = 0, major = 0;
+  return weight_bytes >= tuning::kStreamedBytes &&
+         cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
+             cudaSuccess &&
+         major == 9;
+}
+
 cudaError_t LinearRows(const LinearArgs& args, cudaStream_t stream) {
+  const int64_t weights = (args.gated ? 2 : 1) * args.features * args.in;
+  if (StreamsLinear(weights * static_cast<int64_t>(sizeof(Bf16)))) {
+    return StreamLinear(args, stream);
+  }
   const auto kernel = args.rows <= 8 ? KernelFor<1>(args) : KernelFor<2>(args);
   // Loads that are under way have their places in the L1, of which a kernel that shared
   // nearly all of a multiprocessor's memory leaves too little.

@@ -1,6 +1,7 @@
 #include <cuda_fp16.h>
 
 #include "core/base/mix_bits.h"
+#include "core/kernels/cuda/barriers.cuh"
 #include "core/kernels/cuda/hopper.cuh"
 #include "core/kernels/cuda/mma.cuh"
 #include "core/kernels/cuda/prefill_workspace.cuh"

@@ -16,6 +16,14 @@ constexpr int LinearLoads(int halves, int parts) {
 // Of a multiprocessor's memory: 34 KB for its four blocks' sums.
 inline constexpr int kLinearSharedPercent = 15;
 
+// linear_stream.cu: bytes of a weight from which it is faster. Warps of a block that
+// multiply, and channels of a stage: below 1,024 the copies, one for each row of the
+// weight, are too short. A stage is 66 KB; there is room for three beside the sums of 8
+// rows of x.
+inline constexpr int64_t kStreamedBytes = 6 << 20;
+inline constexpr int kStreamWarps = 8;
+inline constexpr int kStreamChannels = 1024;
+
 // refined_decode.cu: warps of a block that score, and warps that read meanwhile what is
 // read for certain; 128 registers a thread remain. Stages of a page's index in a scoring
 // warp's ring, and bytes of a block's scores that stay in shared memory: with stages of

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+
+// Barriers in shared memory, 8 bytes each, and copies that count for one, by their PTX
+// names (PTX ISA 8.0, sections on mbarrier and cp.async.bulk; sm_90). A barrier's phase
+// is over when all have arrived and all bytes that it expects are there; the first one
+// has parity 0.
+namespace quire::kernels::cuda {
+
+__device__ inline void InitBarrier(uint32_t barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(barrier), "r"(arrivals)
+               : "memory");
+}
+// To copies that follow.
+__device__ inline void PublishBarriers() {
+  asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+}
+__device__ inline void Arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier) : "memory");
+}
+// Arrives; the phase waits for so many bytes, too.
+__device__ inline void ArriveAndExpect(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier),
+               "r"(bytes)
+               : "memory");
+}
+// Until the phase of this parity is over.
+__device__ inline void WaitForPhase(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n.reg .pred p;\nAGAIN:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+      "@p bra OVER;\nbra AGAIN;\nOVER:\n}\n" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+// Contiguous bytes, a multiple of 16, which then count for the barrier.
+__device__ inline void CopyBulk(uint32_t shared, const void* global, uint32_t bytes,
+                                uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+      "[%3];\n" ::"r"(shared),
+      "l"(global), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+// Before this thread arrives: copies that others send for then may take the place of what
+// it read from shared memory.
+__device__ inline void PublishReads() {
+  asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+}
+
+}  // namespace quire::kernels::cuda

@@ -229,12 +229,15 @@ __device__ MergeMemory JoinParts(PartOf part_of, int count, int share, void* mem
                    reinterpret_cast<float*>(static_cast<Part*>(memory) + share)};
   const int lane = threadIdx.x % kWarp;
   const int warps = static_cast<int>(blockDim.x) / kWarp;
+#pragma unroll 1
   for (int r = static_cast<int>(threadIdx.x) / kWarp; r < share; r += warps) {
     const Part first = lane < count ? part_of(lane, r) : Part();
     Part whole = first;
+#pragma unroll 1
     for (int p = lane + kWarp; p < count; p += kWarp) whole = Join(whole, part_of(p, r));
     whole = JoinLanes(whole);
     if (lane == 0) m.whole[r] = whole;
+#pragma unroll 1
     for (int p = lane; p < count; p += kWarp) {
       const Part part = p == lane ? first : part_of(p, r);
       m.weights[p * share + r] = part.sum == 0 ? 0 : FastExp2(part.max - whole.max);

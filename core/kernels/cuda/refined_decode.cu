@@ -20,6 +20,8 @@
 namespace quire::kernels::cuda {
 namespace {
 
+constexpr int kMaxBlocks = 250;
+
 // A block's shared memory. The rings of the index are later the stages of what was drawn,
 // and then hold results; where lists of what was drawn are, what is read for certain was.
 template <int kDim, int kRow>
@@ -31,6 +33,12 @@ struct Memory {
   static_assert(kRing % 128 == 0 && kStage % 128 == 0);
   static constexpr int kRings = std::max(kScoreWarps * kRing, kRefinedWarps* kStage);
   static_assert(kRings >= static_cast<int>(sizeof(Drawn)));
+  // What a head's parts weigh, when they are merged; the rest of the rings is for these.
+  // A head has a part at most of each block in either line.
+  static constexpr int kMergeBytes = 16384;
+  static_assert(kMergeBytes >=
+                kRow * static_cast<int>(sizeof(Part)) +
+                    2 * kMaxBlocks * kRow * static_cast<int>(sizeof(float)));
   static constexpr int kScores = ScoreStore<kRow>::kSharedBytes;
   static constexpr int kCertain = 32768;
   static_assert(kCertain >= kCertainWarps * Ring<kDim>::kStageBytes);
@@ -158,6 +166,7 @@ __device__ void SumUp(const HeadParts& parts, const RefinedWorkspace& work,
   const int head = static_cast<int>(threadIdx.x) / kWarp;
   if (head < parts.share) {
     Part whole;
+#pragma unroll 1
     for (int p = lane; p < parts.count(); p += kWarp) {
       const uint32_t* const log = parts.Of(p, head, work.far_logs, work.near_logs);
       whole = Join(whole, {AwaitLog(log), 1, 0});
@@ -169,59 +178,96 @@ __device__ void SumUp(const HeadParts& parts, const RefinedWorkspace& work,
   }
 }
 
+// Sends for the values of parts [first, last), a warp a part at a time.
+template <int kDim>
+__device__ void FetchValues(const HeadParts& parts, int first, int last,
+                            const RefinedWorkspace& work, uint32_t to) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int chunks = parts.share * kDim / 4;
+#pragma unroll 1
+  for (int p = first + static_cast<int>(threadIdx.x) / kWarp; p < last;
+       p += kRefinedWarps) {
+    const float* const from =
+        p < parts.far
+            ? work.drawn.values + (parts.far_slot + p * parts.share) * kDim
+            : work.near.values + (parts.near_slot + (p - parts.far) * parts.share) * kDim;
+#pragma unroll 4
+    for (int c = lane; c < chunks; c += kWarp) {
+      CopyAsync16(to + ((p - first) * chunks + c) * 16, from + c * 4, true);
+    }
+  }
+  CommitCopies();
+}
+
 __device__ void AddFixed(unsigned long long* to, float x) {
   atomicAdd(to, __float2ull_rz(x * 4294967296.0f));
 }
 
-// Whoever brings the last part of a head merges near and far.
-template <int kDim>
+// Nobody waits for a head's logs any more.
+__device__ void ForgetLogs(const HeadParts& parts, const RefinedWorkspace& work) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int head = static_cast<int>(threadIdx.x) / kWarp;
+  if (head >= parts.share) return;
+#pragma unroll 1
+  for (int p = lane; p < parts.count(); p += kWarp) {
+    *parts.Of(p, head, work.far_logs, work.near_logs) = 0;
+  }
+}
+
+// Whoever brings the last part of a head merges near and far. Its code is short rather
+// than unrolled: it runs once, and comes from far away.
+template <int kDim, int kRow>
 __device__ void Finish(const RefinedDecodeArgs& a, const Segment& s,
                        const HeadParts& parts, const RefinedWorkspace& work,
                        char* shared) {
-  const int share = parts.share, count = parts.count();
-  const float* const far = work.drawn.values + parts.far_slot * kDim;
-  const float* const near =
-      work.near.values + (parts.near_slot - parts.far * share) * kDim;
-  const auto value_of = [&](int p, int i) {
-    return (p < parts.far ? far : near)[p * share * kDim + i];
-  };
-  // Sent for before it is known what they weigh.
-  constexpr int kAhead = 20;
-  const int first = static_cast<int>(threadIdx.x);
-  float ahead[kAhead];
+  constexpr int kValues = Memory<kDim, kRow>::kMergeBytes;  // where these begin
+  constexpr int kEach = (kRow * kDim + kRefinedThreads - 1) / kRefinedThreads;
+  constexpr int kParts = kDim == 64 ? 4 : 2;  // together; more would take registers
+  const int share = parts.share, count = parts.count(), size = share * kDim;
+  const int thread = static_cast<int>(threadIdx.x);
+  const auto* const values = reinterpret_cast<const float*>(shared + kValues);
+  const int together =
+      (Memory<kDim, kRow>::kRings - kValues) / (size * static_cast<int>(sizeof(float)));
+  MergeMemory merged;
+  float sum[kEach] = {};
+#pragma unroll 1
+  for (int first = 0; first < count; first += together) {
+    const int last = min(count, first + together);
+    FetchValues<kDim>(parts, first, last, work, SharedAddress(values));
+    if (first == 0) {  // what they weigh, meanwhile
+      merged = JoinParts(
+          [&](int p, int r) {
+            return *parts.Of(p, r, work.drawn.parts, work.near.parts);
+          },
+          count, share, shared);
+    }
+    WaitForCopies<0>();
+    __syncthreads();
 #pragma unroll
-  for (int p = 0; p < kAhead; ++p) {
-    ahead[p] = first < share * kDim && p < count ? value_of(p, first) : 0;
-  }
-  const MergeMemory merged = JoinParts(
-      [&](int p, int r) { return *parts.Of(p, r, work.drawn.parts, work.near.parts); },
-      count, share, shared);
-  // Nobody waits for them any more.
-  for (int i = first; i < count * share; i += kRefinedThreads) {
-    *parts.Of(i / share, i % share, work.far_logs, work.near_logs) = 0;
-  }
-  const int64_t out = Queries(a, s) - a.near.q;
-  for (int i = first; i < share * kDim; i += kRefinedThreads) {
-    float value = 0;
-    const auto add = [&](int p, float x) {
-      // What no key went into may hold anything.
-      const float weight = merged.weights[p * share + i / kDim];
-      value += weight == 0 ? 0 : weight * x;
-    };
-    if (i == first) {
-#pragma unroll
-      for (int p = 0; p < kAhead; ++p) {
-        if (p < count) add(p, ahead[p]);
+    for (int e = 0; e < kEach; ++e) {
+      const int i = thread + e * kRefinedThreads;
+      if (i >= size) break;
+#pragma unroll kParts
+      for (int p = first; p < last; ++p) {
+        // What no key went into may hold anything.
+        const float weight = merged.weights[p * share + i / kDim];
+        sum[e] += weight == 0 ? 0 : weight * values[(p - first) * size + i];
       }
     }
-#pragma unroll 4
-    for (int p = i == first ? kAhead : 0; p < count; ++p) add(p, value_of(p, i));
+    __syncthreads();  // before others take their place
+  }
+  ForgetLogs(parts, work);
+  const int64_t out = Queries(a, s) - a.near.q;
+#pragma unroll
+  for (int e = 0; e < kEach; ++e) {
+    const int i = thread + e * kRefinedThreads;
+    if (i >= size) break;
     const Part whole = merged.whole[i / kDim];
-    a.near.out[out + i] = __float2bfloat16(value / whole.sum);
+    a.near.out[out + i] = __float2bfloat16(__fdividef(sum[e], whole.sum));
     if (i % kDim != 0) continue;
-    const float covered = fminf(1.0f, whole.certain / whole.sum);
+    const float covered = fminf(1.0f, __fdividef(whole.certain, whole.sum));
     AddFixed(&a.counts[s.sequence].coverage, covered);
-    AddFixed(&a.counts[s.sequence].risk, sqrtf(1 - covered));
+    AddFixed(&a.counts[s.sequence].risk, FastSqrt(1 - covered));
   }
 }
 
@@ -255,11 +301,8 @@ __device__ void ReadFar(const RefinedDecodeArgs& a, const Lines& lines,
         readers, static_cast<int>(threadIdx.x), kRefinedThreads, [] { __syncthreads(); },
         share, work.drawn, lines.far.Slot(segment) * share);
     const bool last = BroughtTheLast(work.arrived + segment.index, parts.far);
-    // Not earlier: a block has all of its multiprocessor, so that what begins before most
-    // blocks are over would crowd where the first ones were.
-    if (unit >= lines.far.end) LetTheNextBegin();
     if (last) {
-      Finish<kDim>(a, segment, parts, work, memory.base);
+      Finish<kDim, kRow>(a, segment, parts, work, memory.base);
     }
     if (threadIdx.x == 0 && read > 0) {
       atomicAdd(&a.counts[segment.sequence].columns,
@@ -294,6 +337,9 @@ __global__ void __launch_bounds__(kRefinedThreads, 1)
     }
   }
   __syncthreads();  // before rings and lists are used
+  // Not earlier: a block has all of its multiprocessor, so that what begins before most
+  // blocks are nearly over would crowd where the first ones were.
+  LetTheNextBegin();
   ReadFar<kDim, kRow>(a, lines, work, store, memory, turns);
 }
 
@@ -310,7 +356,8 @@ cudaError_t Launch(const RefinedDecodeArgs& a, cudaStream_t stream) {
   error =
       cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
-  const auto blocks = static_cast<unsigned>(std::min(a.near.blocks, multiprocessors));
+  const auto blocks =
+      static_cast<unsigned>(std::min({a.near.blocks, multiprocessors, kMaxBlocks}));
   return LaunchDependent(kernel, blocks, kRefinedThreads, kBytes, stream, a,
                          LayRefined(a));
 }

@@ -24,6 +24,12 @@ __device__ inline float FastExp2(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
   return y;
 }
+// Approximately.
+__device__ inline float FastSqrt(float x) {
+  float y;
+  asm("sqrt.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
 // Of two halves.
 __device__ inline __half2 Exp2(__half2 x) {
   uint32_t y;

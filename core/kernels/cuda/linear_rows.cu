@@ -24,20 +24,10 @@ constexpr int kThreads = kWarps * kWarp;
 constexpr int kFeatures = 8;
 constexpr int kChunk = 32;
 
-// Weights are used once, and should not drive x out of the nearest cache. (As loads of
-// constants they would be moved behind the wait for the kernel before.)
+// Weights are used once, and should not drive x out of the nearest cache.
 __device__ uint4 LoadOnce(const Bf16* from) {
   uint4 x;
   asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];\n"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "l"(from)
-               : "memory");
-  return x;
-}
-
-__device__ uint4 LoadAgain(const Bf16* from) {
-  uint4 x;
-  asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];\n"
                : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
                : "l"(from)
                : "memory");
@@ -119,7 +109,7 @@ class Accumulate {
   __device__ void LoadX(int chunk, uint4 (&x)[2]) const {
     const int valid = min(chunk, chunks_ - 1);
 #pragma unroll
-    for (int h = 0; h < kHalves; ++h) x[h] = LoadAgain(x_[h] + valid * kChunk);
+    for (int h = 0; h < kHalves; ++h) x[h] = LoadGlobal16(x_[h] + valid * kChunk);
   }
 
   __device__ static void Multiply(const uint4 (&x)[2], const uint4 (&weights)[kParts],

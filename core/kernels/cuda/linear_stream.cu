@@ -35,25 +35,6 @@ constexpr int kPitch = kChannels * 2 + 64;
 constexpr int kStageBytes = kGroup * kPitch;
 constexpr int kBarrierBytes = 16;  // of a stage: that it is full, that it is empty
 
-// Everybody reads x, and soon again.
-__device__ uint4 LoadX(const Bf16* from) {
-  uint4 x;
-  asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];\n"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "l"(from)
-               : "memory");
-  return x;
-}
-
-__device__ uint4 LoadShared(uint32_t from) {
-  uint4 x;
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];\n"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "r"(from)
-               : "memory");
-  return x;
-}
-
 // Stages between the warp that sends for them and those that read them. A thread goes
 // through them in their order.
 class StageRing {
@@ -197,7 +178,7 @@ class LinearBlock {
     for (int i = 0; i < kChunks; ++i) {
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {  // past the last chunk any will do
-        rows[i][h] = LoadX(x[h] + min(first + i, chunks - 1) * kChunk);
+        rows[i][h] = LoadGlobal16(x[h] + min(first + i, chunks - 1) * kChunk);
       }
     }
     const uint32_t from = ring.Await() + Lane() / 4 * kPitch +
@@ -210,7 +191,8 @@ class LinearBlock {
       for (int i = 0; i < kChunks; ++i) {
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-          weight[t][i][j] = LoadShared(from + (16 * t + 8 * j) * kPitch + i * kChunk * 2);
+          weight[t][i][j] =
+              LoadShared16(from + (16 * t + 8 * j) * kPitch + i * kChunk * 2);
           loaded |= weight[t][i][j].x;
         }
       }

@@ -17,6 +17,25 @@ __device__ inline uint32_t SharedAddress(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
+// 16 bytes, now: as a load of constants it would be moved behind a wait for the kernel
+// before.
+__device__ inline uint4 LoadGlobal16(const void* from) {
+  uint4 x;
+  asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "l"(from)
+               : "memory");
+  return x;
+}
+__device__ inline uint4 LoadShared16(uint32_t from) {
+  uint4 x;
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "r"(from)
+               : "memory");
+  return x;
+}
+
 // 16 bytes, or zeros if not `valid`: then nothing is read.
 __device__ inline void CopyAsync16(uint32_t shared, const void* global, bool valid) {
   const int bytes = valid ? 16 : 0;

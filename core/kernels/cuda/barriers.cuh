@@ -43,9 +43,9 @@ __device__ inline void CopyBulk(uint32_t shared, const void* global, uint32_t by
       "l"(global), "r"(bytes), "r"(barrier)
       : "memory");
 }
-// Before this thread arrives: copies that others send for then may take the place of what
-// it read from shared memory.
-__device__ inline void PublishReads() {
+// What this thread's ordinary loads and stores did to shared memory comes before what
+// copies and tensor cores do there after a barrier.
+__device__ inline void PublishToAsync() {
   asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
 }
 

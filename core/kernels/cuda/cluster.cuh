@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "core/kernels/cuda/device_attribute.h"
+
 // Blocks of a cluster (CUDA programming guide, "Thread Block Clusters"; sm_90) read each
 // other's shared memory. On older devices a cluster is one block.
 namespace quire::kernels::cuda {
@@ -38,12 +40,9 @@ __device__ const T& OfBlock(const T& own, int rank) {
 // The largest power of two of blocks, up to 8, that a launch of `clusters` clusters can
 // have at the same time, a block a multiprocessor; 1 if there are none.
 inline int BlocksOfCluster(int64_t clusters) {
-  int device = 0, major = 0, multiprocessors = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) !=
-          cudaSuccess ||
-      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) !=
-          cudaSuccess ||
+  int major = 0, multiprocessors = 0;
+  if (DeviceAttribute(cudaDevAttrComputeCapabilityMajor, major) != cudaSuccess ||
+      DeviceAttribute(cudaDevAttrMultiProcessorCount, multiprocessors) != cudaSuccess ||
       major != 9) {  // newer ones run the code of older ones
     return 1;
   }

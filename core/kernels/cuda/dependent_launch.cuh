@@ -4,6 +4,8 @@
 
 #include <type_traits>
 
+#include "core/kernels/cuda/device_attribute.h"
+
 // Programmatic dependent launch (CUDA programming guide, section of that name; sm_90): a
 // kernel's blocks begin while the last ones of the kernel before it still run. On older
 // devices launches follow each other as ever.
@@ -29,10 +31,8 @@ template <typename... Params>
 cudaError_t LaunchDependent(void (*kernel)(Params...), dim3 blocks, int threads,
                             size_t shared_bytes, cudaStream_t stream,
                             const std::type_identity_t<Params>&... args) {
-  int device = 0, major = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error != cudaSuccess) return error;
-  error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  int major = 0;
+  const cudaError_t error = DeviceAttribute(cudaDevAttrComputeCapabilityMajor, major);
   if (error != cudaSuccess) return error;
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;

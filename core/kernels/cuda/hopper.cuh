@@ -52,10 +52,6 @@ __device__ inline void TakeResults(float (&d)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
-// What ordinary stores wrote to shared memory, to products that follow a barrier.
-__device__ inline void PublishToProducts() {
-  asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
-}
 
 // d [64, 128] (+)= a [64, 32] b [128, 32]^T of 8-bit floats e4m3, sums in float16: pairs
 // of a row's neighbours.

@@ -1,5 +1,6 @@
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/cuda/dependent_launch.cuh"
+#include "core/kernels/cuda/device_attribute.h"
 #include "core/kernels/cuda/linear_stream.h"
 #include "core/kernels/cuda/mma.cuh"
 #include "core/kernels/cuda/tuning.h"
@@ -174,11 +175,9 @@ bool HasLinearKernel(int64_t rows, int64_t in, int64_t features) {
 }
 
 bool StreamsLinear(int64_t weight_bytes) {
-  int device = 0, major = 0;
+  int major = 0;
   return weight_bytes >= tuning::kStreamedBytes &&
-         cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ==
-             cudaSuccess &&
+         DeviceAttribute(cudaDevAttrComputeCapabilityMajor, major) == cudaSuccess &&
          major == 9;
 }
 

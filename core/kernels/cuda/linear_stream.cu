@@ -2,6 +2,7 @@
 
 #include "core/kernels/cuda/barriers.cuh"
 #include "core/kernels/cuda/dependent_launch.cuh"
+#include "core/kernels/cuda/device_attribute.h"
 #include "core/kernels/cuda/linear_stream.h"
 #include "core/kernels/cuda/mma.cuh"
 #include "core/kernels/cuda/tuning.h"
@@ -74,7 +75,7 @@ class StageRing {
   // can know.
   __device__ void Release(uint32_t loaded) {
     const uint32_t zero = static_cast<uint32_t>(stages_) >> 16;
-    PublishReads();
+    PublishToAsync();
     Arrive(Empty() + stage_ * kBarrierBytes + (loaded & zero));
     Next();
   }
@@ -284,14 +285,10 @@ __global__ void __launch_bounds__(kThreads, 1) StreamKernel(LinearArgs a, int st
 template <int kHalves, typename Out, bool kGated>
 cudaError_t Launch(const LinearArgs& a, cudaStream_t stream) {
   using Block = LinearBlock<kHalves, Out, kGated>;
-  int device = 0, multiprocessors = 0, shared = 0;
-  cudaError_t error = cudaGetDevice(&device);
+  int multiprocessors = 0, shared = 0;
+  cudaError_t error = DeviceAttribute(cudaDevAttrMultiProcessorCount, multiprocessors);
   if (error != cudaSuccess) return error;
-  error =
-      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  if (error != cudaSuccess) return error;
-  error =
-      cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  error = DeviceAttribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, shared);
   if (error != cudaSuccess) return error;
   const int64_t blocks = std::min<int64_t>(multiprocessors, a.features);
   const int64_t features = (a.features + blocks - 1) / blocks;

@@ -1,3 +1,4 @@
+#include "core/kernels/cuda/barriers.cuh"
 #include "core/kernels/cuda/hopper.cuh"
 #include "core/kernels/cuda/mma.cuh"
 #include "core/kernels/cuda/prefill_workspace.cuh"
@@ -130,7 +131,7 @@ class Reader {
     CommitCopies();
     for (int b = 0; b < blocks; ++b) {
       WaitForCopies<0>();
-      PublishToProducts();
+      PublishToAsync();
       __syncthreads();  // the block is here, and nobody reads the one before
       if (b + 1 < blocks) Fetch(b + 1);
       CommitCopies();

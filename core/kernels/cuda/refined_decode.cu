@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "core/kernels/cuda/dependent_launch.cuh"
+#include "core/kernels/cuda/device_attribute.h"
 #include "core/kernels/cuda/index_score.cuh"
 #include "core/kernels/cuda/refined_read.cuh"
 
@@ -20,7 +21,7 @@
 namespace quire::kernels::cuda {
 namespace {
 
-constexpr int kMaxBlocks = 250;
+constexpr int kMaxBlocks = 250;  // a head's merge has room for no more
 
 // A block's shared memory. The rings of the index are later the stages of what was drawn,
 // and then hold results; where lists of what was drawn are, what is read for certain was.
@@ -300,8 +301,7 @@ __device__ void ReadFar(const RefinedDecodeArgs& a, const Lines& lines,
     results.Deliver(
         readers, static_cast<int>(threadIdx.x), kRefinedThreads, [] { __syncthreads(); },
         share, work.drawn, lines.far.Slot(segment) * share);
-    const bool last = BroughtTheLast(work.arrived + segment.index, parts.far);
-    if (last) {
+    if (BroughtTheLast(work.arrived + segment.index, parts.far)) {
       Finish<kDim, kRow>(a, segment, parts, work, memory.base);
     }
     if (threadIdx.x == 0 && read > 0) {
@@ -350,11 +350,8 @@ cudaError_t Launch(const RefinedDecodeArgs& a, cudaStream_t stream) {
   cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (error != cudaSuccess) return error;
-  int device = 0, multiprocessors = 0;
-  error = cudaGetDevice(&device);
-  if (error != cudaSuccess) return error;
-  error =
-      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  int multiprocessors = 0;
+  error = DeviceAttribute(cudaDevAttrMultiProcessorCount, multiprocessors);
   if (error != cudaSuccess) return error;
   const auto blocks =
       static_cast<unsigned>(std::min({a.near.blocks, multiprocessors, kMaxBlocks}));

@@ -109,6 +109,9 @@ copy_host_settings() {
   local folder
   for folder in "$system" "$image"; do
     mount --bind /proc "$folder/proc"
+    # Without it glibc sets errno when a thread's first allocation counts the processors, and gRPC,
+    # which looks at errno some allocations after connect(), takes a connection for failed.
+    mount --bind /sys "$folder/sys"
     mount --bind /dev "$folder/dev"
     mount --bind /dev/pts "$folder/dev/pts"
   done

@@ -36,6 +36,15 @@ __device__ inline uint4 LoadShared16(uint32_t from) {
   return x;
 }
 
+__device__ inline float LoadShared(uint32_t from) {
+  float x;
+  asm volatile("ld.shared.f32 %0, [%1];\n" : "=f"(x) : "r"(from) : "memory");
+  return x;
+}
+__device__ inline void StoreShared(uint32_t to, float x) {
+  asm volatile("st.shared.f32 [%0], %1;\n" ::"r"(to), "f"(x) : "memory");
+}
+
 // 16 bytes, or zeros if not `valid`: then nothing is read.
 __device__ inline void CopyAsync16(uint32_t shared, const void* global, bool valid) {
   const int bytes = valid ? 16 : 0;

@@ -223,9 +223,8 @@ __device__ void Finish(const RefinedDecodeArgs& a, const Segment& s,
                        char* shared) {
   constexpr int kValues = Memory<kDim, kRow>::kMergeBytes;  // where these begin
   constexpr int kEach = (kRow * kDim + kRefinedThreads - 1) / kRefinedThreads;
-  constexpr int kParts = kDim == 64 ? 4 : 2;  // together; more would take registers
   const int share = parts.share, count = parts.count(), size = share * kDim;
-  const int thread = static_cast<int>(threadIdx.x);
+  const int thread = FromHere(static_cast<int>(threadIdx.x));
   const auto* const values = reinterpret_cast<const float*>(shared + kValues);
   const int together =
       (Memory<kDim, kRow>::kRings - kValues) / (size * static_cast<int>(sizeof(float)));
@@ -248,7 +247,7 @@ __device__ void Finish(const RefinedDecodeArgs& a, const Segment& s,
     for (int e = 0; e < kEach; ++e) {
       const int i = thread + e * kRefinedThreads;
       if (i >= size) break;
-#pragma unroll kParts
+#pragma unroll 4
       for (int p = first; p < last; ++p) {
         // What no key went into may hold anything.
         const float weight = merged.weights[p * share + i / kDim];
@@ -277,36 +276,31 @@ __device__ void ReadFar(const RefinedDecodeArgs& a, const Lines& lines,
                         const RefinedWorkspace& work, const ScoreStore<kRow>& store,
                         const Memory<kDim, kRow>& memory, Turns& turns) {
   __shared__ __half2 log_sums[kRow / 2];
-  const int share = Share(a), warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int share = Share(a);
   for (int unit = lines.far.begin, n = 0; unit < lines.far.end; ++n) {
     const Segment& segment = turns.At(n).segment;
     const HeadParts& parts = turns.At(n).parts;
     unit += segment.last - segment.first;
-    DrawReader<kDim, kRow> reader(a, segment, store, memory.StageOf(warp),
-                                  memory.Lists());
-    Accumulator<kDim, 1> acc;
-    const int read = reader.Run(
+    DrawnLists& lists = memory.Lists();
+    DrawReader<kDim, kRow> reader(
+        a, segment, store, memory.StageOf(static_cast<int>(threadIdx.x) / kWarp), lists);
+    auto& results = *reinterpret_cast<typename Memory<kDim, kRow>::Drawn*>(memory.base);
+    reader.Run(
         [&] {
           SumUp<kRow>(parts, work, reinterpret_cast<__half*>(log_sums));
           if (threadIdx.x == kRefinedThreads - 1) turns.Put(n + 1, lines, unit, share);
           __syncthreads();
           return log_sums;
         },
-        acc);
-    __syncthreads();  // before the stages become results
-    auto& results = *reinterpret_cast<typename Memory<kDim, kRow>::Drawn*>(memory.base);
-    const int readers = min(kRefinedWarps, (read + kSlice - 1) / kSlice);
-    if (warp < readers) results.Put(warp, acc);
+        [&](const Accumulator<kDim, 1>& acc) {
+          results.Put(static_cast<int>(threadIdx.x) / kWarp, acc);
+        });
     __syncthreads();
     results.Deliver(
-        readers, static_cast<int>(threadIdx.x), kRefinedThreads, [] { __syncthreads(); },
-        share, work.drawn, lines.far.Slot(segment) * share);
+        lists.readers, static_cast<int>(threadIdx.x), kRefinedThreads,
+        [] { __syncthreads(); }, share, work.drawn, lines.far.Slot(segment) * share);
     if (BroughtTheLast(work.arrived + segment.index, parts.far)) {
       Finish<kDim, kRow>(a, segment, parts, work, memory.base);
-    }
-    if (threadIdx.x == 0 && read > 0) {
-      atomicAdd(&a.counts[segment.sequence].columns,
-                static_cast<unsigned long long>(read) * share);
     }
     __syncthreads();  // before the results become stages
   }

@@ -13,6 +13,9 @@ struct DrawnLists {
   int slot[kRefinedWarps][kSize];     // of the key in the cache, of one head
   __half bias[kRefinedWarps][kSize];  // log2 of one over its probability
   int count[kRefinedWarps];
+  // Not in registers, of which drawing takes all.
+  int rounds;   // that are over
+  int readers;  // warps that have results
 };
 
 // A key or value towards the L2, in lines.
@@ -48,12 +51,13 @@ class DrawReader {
         to_chance_(-a.log2_tau[s.sequence]) {}
 
   // sum_up(): gives log2 of the whole softmax's sums, [kRow / 2]; it is called once, when
-  // all has been asked for that the first draws need beside them. Returns how many keys
-  // the block read.
-  template <typename SumUp>
-  __device__ int Run(SumUp sum_up, Accumulator<kDim, 1>& acc) {
-    int read = 0;
+  // all has been asked for that the first draws need beside them. take(results): a
+  // warp's, if it is one of the first lists.readers, after a barrier that follows all
+  // reading.
+  template <typename SumUp, typename Take>
+  __device__ void Run(SumUp sum_up, Take take) {
     bool summed = false;
+    if (threadIdx.x == 0) lists_.rounds = 0;
     for (bool more = true; more;) {
       int drawn = 0;
       do {
@@ -71,10 +75,27 @@ class DrawReader {
       } while (more && drawn <= kMostDrawn);
       if (lane_ == 0) lists_.count[warp_] = drawn;
       more = __syncthreads_or(more);
-      read += ReadDrawn(acc);
-      if (more) __syncthreads();  // before the lists are written again
+      Accumulator<kDim, 1> acc;
+      if (lists_.rounds > 0) Restore(acc);
+      const int read = ReadDrawn(acc);
+      if (threadIdx.x == 0 && read > 0) {
+        atomicAdd(&a_.counts[s_.sequence].columns,
+                  static_cast<unsigned long long>(read) * Share(a_));
+      }
+      if (more) {
+        Keep(acc);
+        __syncthreads();  // before the lists are written again
+        if (threadIdx.x == 0) ++lists_.rounds;
+      } else {
+        if (threadIdx.x == 0) {
+          lists_.readers = lists_.rounds > 0
+                               ? kRefinedWarps
+                               : min(kRefinedWarps, (read + kSlice - 1) / kSlice);
+        }
+        __syncthreads();  // before the stages become results
+        if (FromHere(warp_) < lists_.readers) take(acc);
+      }
     }
-    return read;
   }
 
  private:
@@ -100,48 +121,41 @@ class DrawReader {
     return reinterpret_cast<const uint2*>(page) + (lane_ - pair) * Layout::kPairs + pair;
   }
 
-  // The pages from unit_ on come to hand; where there is none, nothing will be drawn.
+  // The pages from unit_ on come to hand; where there is none, anything may.
   __device__ void Load() {
     constexpr int kPage = ScoreStore<kRow>::kPage;
     const int mine = unit_ + lane_ % kTogether * kRefinedWarps;
     if (mine < last_) {
       block_ = a_.far_pages[a_.first_far_page[s_.sequence] + mine - s_.begin];
     }
-    const int local = unit_ - store_.begin;
-    const bool shared =
-        local + (kTogether - 1) * kRefinedWarps < ScoreStore<kRow>::kSharedPages;
-    const uint2* const first = Scores(store_.shared + local * kPage);
     // Far page 0 is page 1.
     const uint32_t position =
         start_ + static_cast<uint32_t>(unit_ - s_.begin + 1) * kPageTokens + Key(0);
 #pragma unroll
     for (int i = 0; i < kTogether; ++i) {
-      const int unit = unit_ + i * kRefinedWarps;
-      if (unit >= last_) {
-        at_hand_[i] = None();
-      } else {
-        at_hand_[i] = shared ? LoadPage(first + i * (kRefinedWarps * kPage / 2),
-                                        position + i * kRefinedWarps * kPageTokens)
-                             : LoadPage(Scores(store_.Of(unit)),
-                                        position + i * kRefinedWarps * kPageTokens);
+      const int16_t* const draws =
+          a_.draws + (position + i * kRefinedWarps * kPageTokens) % kRefinedDraws;
+      at_hand_[i].draw[0] = __ldg(draws);
+      at_hand_[i].draw[1] = __ldg(draws + 8);
+    }
+    const int local = unit_ - store_.begin;
+    if (local + (kTogether - 1) * kRefinedWarps < ScoreStore<kRow>::kSharedPages) {
+      const uint2* const first = Scores(store_.shared + local * kPage);
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        LoadScores(first + i * (kRefinedWarps * kPage / 2), at_hand_[i]);
       }
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      const int unit = unit_ + i * kRefinedWarps;
+      LoadScores(Scores(store_.Of(min(unit, last_ - 1))), at_hand_[i]);
     }
   }
-  __device__ static Page None() {
-    Page page;
-#pragma unroll
-    for (int p = 0; p < Layout::kPairs; ++p) page.heads[p] = {0xfc00fc00u, 0xfc00fc00u};
-    page.draw[0] = page.draw[1] = 0;
-    return page;
-  }
-  __device__ Page LoadPage(const uint2* from, uint32_t position) const {
-    Page page;
+  __device__ static void LoadScores(const uint2* from, Page& page) {
 #pragma unroll
     for (int p = 0; p < Layout::kPairs; ++p) page.heads[p] = from[p * Layout::kPairs];
-    const int16_t* const draws = a_.draws + position % kRefinedDraws;
-    page.draw[0] = __ldg(draws);
-    page.draw[1] = __ldg(draws + 8);
-    return page;
   }
 
   // From the pages at hand.
@@ -163,6 +177,8 @@ class DrawReader {
         wanted_ |= drawn ? 1u << (2 * i + k) : 0u;
       }
     }
+    const int pages = max(0, (last_ - unit_ + kRefinedWarps - 1) / kRefinedWarps);
+    if (pages < kTogether) wanted_ &= (1u << (2 * pages)) - 1;
     from_ = unit_;
     unit_ += kTogether * kRefinedWarps;
   }
@@ -215,6 +231,38 @@ class DrawReader {
         __float2half(chance >= 0 ? 0.0f : (0.5f - ceilf(chance)) / 128);
   }
 
+  // All of acc's numbers in the stage, while nothing else is there.
+  __device__ void Keep(const Accumulator<kDim, 1>& acc) const {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const Part& part = acc.part[0][h];
+      StoreShared(Place(3 * h), part.max);
+      StoreShared(Place(3 * h + 1), part.sum);
+      StoreShared(Place(3 * h + 2), part.certain);
+    }
+#pragma unroll
+    for (int i = 0; i < kDim / 4; ++i) {
+      StoreShared(Place(6 + i), acc.values[0][i / 4][i % 4]);
+    }
+  }
+  __device__ void Restore(Accumulator<kDim, 1>& acc) const {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      Part& part = acc.part[0][h];
+      part.max = LoadShared(Place(3 * h));
+      part.sum = LoadShared(Place(3 * h + 1));
+      part.certain = LoadShared(Place(3 * h + 2));
+    }
+#pragma unroll
+    for (int i = 0; i < kDim / 4; ++i) {
+      acc.values[0][i / 4][i % 4] = LoadShared(Place(6 + i));
+    }
+  }
+  __device__ uint32_t Place(int i) const {
+    static_assert((6 + kDim / 4) * kWarp * 4 <= kStageBytes);
+    return stage_ + (i * kWarp + lane_) * 4;
+  }
+
   // The lists' entries, one after another in the order of warps, in slices that the warps
   // divide. Returns how many they are.
   __device__ int ReadDrawn(Accumulator<kDim, 1>& acc) const {
@@ -225,18 +273,20 @@ class DrawReader {
       if (lane_ >= step) end += before;
     }
     const int total = __shfl_sync(kAll, end, kRefinedWarps - 1);
-    if (warp_ * kSlice >= total) return total;
+    const int mine = FromHere(static_cast<int>(threadIdx.x)) / kWarp * kSlice;
+    if (mine >= total) return total;
     Tile<kDim, 1> tile;
 #pragma unroll 1
-    for (int first = warp_ * kSlice; first < total; first += kRefinedWarps * kSlice) {
+    for (int first = mine; first < total; first += kRefinedWarps * kSlice) {
       const float bias = Fetch(first, total, end);
-      if (first == warp_ * kSlice) {
+      if (first == mine) {
         tile = Tile<kDim, 1>(Queries(a_, s_), Share(a_), a_.near.scale);
       }
       WaitForCopies<0>();
       __syncwarp();
       tile.Attend(
-          stage_, [&](int row) { return __shfl_sync(kAll, bias, row); }, acc);
+          static_cast<uint32_t>(FromHere(static_cast<int>(stage_))),
+          [&](int row) { return __shfl_sync(kAll, bias, row); }, acc);
       __syncwarp();  // before the stage is filled again
     }
     return total;

@@ -141,11 +141,11 @@ struct HeadParts {
 
 // A segment that the block draws from and reads.
 struct Turn {
-  Segment segment;
+  DrawSegment from;
   HeadParts parts;
 
-  __device__ Turn(const Lines& lines, int unit, int share)
-      : segment(lines.far.At(unit)), parts(segment, lines, share) {}
+  __device__ Turn(const RefinedDecodeArgs& a, const Lines& lines, int unit)
+      : from(a, lines.far.At(unit)), parts(from.segment, lines, Share(a)) {}
 };
 // This one and the next.
 struct Turns {
@@ -153,8 +153,9 @@ struct Turns {
   alignas(Turn) char memory[2][kBytes];
 
   __device__ Turn& At(int number) { return reinterpret_cast<Turn&>(memory[number % 2]); }
-  __device__ void Put(int number, const Lines& lines, int unit, int share) {
-    if (unit < lines.far.end) At(number) = Turn(lines, unit, share);
+  __device__ void Put(int number, const RefinedDecodeArgs& a, const Lines& lines,
+                      int unit) {
+    if (unit < lines.far.end) At(number) = Turn(a, lines, unit);
   }
 };
 
@@ -164,7 +165,7 @@ template <int kRow>
 __device__ void SumUp(const HeadParts& parts, const RefinedWorkspace& work,
                       __half* log_sums) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int head = static_cast<int>(threadIdx.x) / kWarp;
+  const int head = kRefinedWarps - 1 - static_cast<int>(threadIdx.x) / kWarp;
   if (head < parts.share) {
     Part whole;
 #pragma unroll 1
@@ -218,7 +219,7 @@ __device__ void ForgetLogs(const HeadParts& parts, const RefinedWorkspace& work)
 // Whoever brings the last part of a head merges near and far. Its code is short rather
 // than unrolled: it runs once, and comes from far away.
 template <int kDim, int kRow>
-__device__ void Finish(const RefinedDecodeArgs& a, const Segment& s,
+__device__ void Finish(const RefinedDecodeArgs& a, const DrawSegment& from,
                        const HeadParts& parts, const RefinedWorkspace& work,
                        char* shared) {
   constexpr int kValues = Memory<kDim, kRow>::kMergeBytes;  // where these begin
@@ -257,17 +258,17 @@ __device__ void Finish(const RefinedDecodeArgs& a, const Segment& s,
     __syncthreads();  // before others take their place
   }
   ForgetLogs(parts, work);
-  const int64_t out = Queries(a, s) - a.near.q;
+  RefinedDecodeArgs::Counts& counts = a.counts[from.segment.sequence];
 #pragma unroll
   for (int e = 0; e < kEach; ++e) {
     const int i = thread + e * kRefinedThreads;
     if (i >= size) break;
     const Part whole = merged.whole[i / kDim];
-    a.near.out[out + i] = __float2bfloat16(__fdividef(sum[e], whole.sum));
+    a.near.out[from.queries + i] = __float2bfloat16(__fdividef(sum[e], whole.sum));
     if (i % kDim != 0) continue;
     const float covered = fminf(1.0f, __fdividef(whole.certain, whole.sum));
-    AddFixed(&a.counts[s.sequence].coverage, covered);
-    AddFixed(&a.counts[s.sequence].risk, FastSqrt(1 - covered));
+    AddFixed(&counts.coverage, covered);
+    AddFixed(&counts.risk, FastSqrt(1 - covered));
   }
 }
 
@@ -278,17 +279,18 @@ __device__ void ReadFar(const RefinedDecodeArgs& a, const Lines& lines,
   __shared__ __half2 log_sums[kRow / 2];
   const int share = Share(a);
   for (int unit = lines.far.begin, n = 0; unit < lines.far.end; ++n) {
-    const Segment& segment = turns.At(n).segment;
+    const DrawSegment& from = turns.At(n).from;
+    const Segment& segment = from.segment;
     const HeadParts& parts = turns.At(n).parts;
     unit += segment.last - segment.first;
     DrawnLists& lists = memory.Lists();
     DrawReader<kDim, kRow> reader(
-        a, segment, store, memory.StageOf(static_cast<int>(threadIdx.x) / kWarp), lists);
+        a, from, store, memory.StageOf(static_cast<int>(threadIdx.x) / kWarp), lists);
     auto& results = *reinterpret_cast<typename Memory<kDim, kRow>::Drawn*>(memory.base);
     reader.Run(
         [&] {
           SumUp<kRow>(parts, work, reinterpret_cast<__half*>(log_sums));
-          if (threadIdx.x == kRefinedThreads - 1) turns.Put(n + 1, lines, unit, share);
+          if (threadIdx.x == 0) turns.Put(n + 1, a, lines, unit);
           __syncthreads();
           return log_sums;
         },
@@ -300,7 +302,7 @@ __device__ void ReadFar(const RefinedDecodeArgs& a, const Lines& lines,
         lists.readers, static_cast<int>(threadIdx.x), kRefinedThreads,
         [] { __syncthreads(); }, share, work.drawn, lines.far.Slot(segment) * share);
     if (BroughtTheLast(work.arrived + segment.index, parts.far)) {
-      Finish<kDim, kRow>(a, segment, parts, work, memory.base);
+      Finish<kDim, kRow>(a, from, parts, work, memory.base);
     }
     __syncthreads();  // before the results become stages
   }
@@ -327,7 +329,7 @@ __global__ void __launch_bounds__(kRefinedThreads, 1)
     WaitForTheOneBefore();
     ReadNear<kDim, kRow>(a, lines.near, work, memory.CertainMemory());
     if (threadIdx.x == kRefinedThreads - 1) {
-      turns.Put(0, lines, lines.far.begin, Share(a));
+      turns.Put(0, a, lines, lines.far.begin);
     }
   }
   __syncthreads();  // before rings and lists are used

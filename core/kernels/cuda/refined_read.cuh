@@ -7,6 +7,24 @@
 // drew is read exactly, by all of them.
 namespace quire::kernels::cuda {
 
+// A segment that is drawn from, and what tables say of it: in shared memory, so that
+// after the scores no load of tables is waited for.
+struct DrawSegment {
+  Segment segment;
+  uint32_t start;   // where the row's draws begin
+  float to_chance;  // -log2 tau
+  int first_page;   // in far_pages, what would be unit 0's
+  int64_t queries;  // from the first one's; the outputs', too
+
+  __device__ DrawSegment(const RefinedDecodeArgs& a, const Segment& s)
+      : segment(s),
+        start(MixPlace(a.layer, s.head,
+                       a.near.lengths[s.sequence] + s.pages * kPageTokens - 1)),
+        to_chance(-a.log2_tau[s.sequence]),
+        first_page(a.first_far_page[s.sequence] - s.begin),
+        queries(Queries(a, s) - a.near.q) {}
+};
+
 // What the block's warps drew and have not read yet.
 struct DrawnLists {
   static constexpr int kSize = 320;
@@ -35,20 +53,18 @@ class DrawReader {
  public:
   static constexpr int kStageBytes = Ring<kDim>::kStageBytes;  // of a warp
 
-  __device__ DrawReader(const RefinedDecodeArgs& a, const Segment& s,
+  __device__ DrawReader(const RefinedDecodeArgs& a, const DrawSegment& from,
                         const ScoreStore<kRow>& store, char* stage, DrawnLists& lists)
       : a_(a),
-        s_(s),
+        from_segment_(from),
+        s_(from.segment),
         store_(store),
         stage_(SharedAddress(stage)),
         lists_(lists),
         warp_(threadIdx.x / kWarp),
         lane_(threadIdx.x % kWarp),
-        unit_(s.begin + s.first + warp_),
-        last_(s.begin + s.last),
-        start_(MixPlace(a.layer, s.head,
-                        a.near.lengths[s.sequence] + s.pages * kPageTokens - 1)),
-        to_chance_(-a.log2_tau[s.sequence]) {}
+        unit_(s_.begin + s_.first + warp_),
+        last_(s_.begin + s_.last) {}
 
   // sum_up(): gives log2 of the whole softmax's sums, [kRow / 2]; it is called once, when
   // all has been asked for that the first draws need beside them. take(results): a
@@ -78,6 +94,7 @@ class DrawReader {
       Accumulator<kDim, 1> acc;
       if (lists_.rounds > 0) Restore(acc);
       const int read = ReadDrawn(acc);
+      if (lists_.rounds == 0 && warp_ >= kRefinedWarps - kRow) SeeWhatLogsPromise();
       if (threadIdx.x == 0 && read > 0) {
         atomicAdd(&a_.counts[s_.sequence].columns,
                   static_cast<unsigned long long>(read) * Share(a_));
@@ -126,11 +143,12 @@ class DrawReader {
     constexpr int kPage = ScoreStore<kRow>::kPage;
     const int mine = unit_ + lane_ % kTogether * kRefinedWarps;
     if (mine < last_) {
-      block_ = a_.far_pages[a_.first_far_page[s_.sequence] + mine - s_.begin];
+      block_ = a_.far_pages[from_segment_.first_page + mine];
     }
     // Far page 0 is page 1.
-    const uint32_t position =
-        start_ + static_cast<uint32_t>(unit_ - s_.begin + 1) * kPageTokens + Key(0);
+    const uint32_t position = from_segment_.start +
+                              static_cast<uint32_t>(unit_ - s_.begin + 1) * kPageTokens +
+                              Key(0);
 #pragma unroll
     for (int i = 0; i < kTogether; ++i) {
       const int16_t* const draws =
@@ -192,7 +210,7 @@ class DrawReader {
       share = __hmax2(share, __hsub2(score, log_sums_[p]));
     }
     const float2 both = __half22float2(share);
-    return 128 * (fmaxf(both.x, both.y) + to_chance_);
+    return 128 * (fmaxf(both.x, both.y) + from_segment_.to_chance);
   }
 
   // What was drawn, while there is room for it. Returns whether there is more.
@@ -280,7 +298,7 @@ class DrawReader {
     for (int first = mine; first < total; first += kRefinedWarps * kSlice) {
       const float bias = Fetch(first, total, end);
       if (first == mine) {
-        tile = Tile<kDim, 1>(Queries(a_, s_), Share(a_), a_.near.scale);
+        tile = Tile<kDim, 1>(a_.near.q + from_segment_.queries, Share(a_), a_.near.scale);
       }
       WaitForCopies<0>();
       __syncwarp();
@@ -324,6 +342,7 @@ class DrawReader {
   }
 
   const RefinedDecodeArgs& a_;
+  const DrawSegment& from_segment_;
   const Segment& s_;
   const ScoreStore<kRow>& store_;
   const uint32_t stage_;
@@ -331,8 +350,6 @@ class DrawReader {
   const int warp_, lane_;
   int unit_;  // of the page to be drawn from next
   const int last_;
-  const uint32_t start_;
-  const float to_chance_;
   __half2 log_sums_[Layout::kPairs];
   Page at_hand_[kTogether];
   int block_ = 0;        // of the lane's page of these

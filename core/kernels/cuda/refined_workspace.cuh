@@ -156,12 +156,16 @@ __device__ inline void SendLogOf(uint32_t* to, const Part& written) {
 __device__ inline float AwaitLog(const uint32_t* from) {
   uint32_t word = 0;
   while (word == 0) {
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];\n"
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];\n"
                  : "=r"(word)
                  : "l"(from)
                  : "memory");
   }
   return __uint_as_float(word);
+}
+
+__device__ inline void SeeWhatLogsPromise() {
+  asm volatile("fence.acq_rel.gpu;\n" ::: "memory");
 }
 
 // Results of at most kCount warps of a segment become one.

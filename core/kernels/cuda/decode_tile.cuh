@@ -193,19 +193,10 @@ __device__ inline Part Join(const Part& a, const Part& b) {
 // Of all lanes.
 __device__ inline Part JoinLanes(Part part) {
   Part whole;
-  whole.max = fmaxf(part.max, -1e30f);
-#pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    whole.max = fmaxf(whole.max, __shfl_xor_sync(kAll, whole.max, step));
-  }
+  whole.max = fmaxf(LargestOfLanes(part.max), -1e30f);
   const float factor = FastExp2(part.max - whole.max);
-  whole.sum = part.sum * factor;
-  whole.certain = part.certain * factor;
-#pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    whole.sum += __shfl_xor_sync(kAll, whole.sum, step);
-    whole.certain += __shfl_xor_sync(kAll, whole.certain, step);
-  }
+  whole.sum = SumOfLanes(part.sum * factor);
+  whole.certain = SumOfLanes(part.certain * factor);
   return whole;
 }
 

@@ -18,70 +18,55 @@ __device__ inline void MultiplyAddBytes(int (&d)[4], const uint32_t (&a)[4], uin
 
 __device__ inline uint32_t Bits(__half2 x) { return *reinterpret_cast<uint32_t*>(&x); }
 
-// A head's query, quantised symmetrically to bytes: lane l holds channels 4 c + i and
-// 4 c + i + D / 2, c = 4 t + l % 4, of head l / 4 % kRow.
-template <int kDim, int kRow>
-struct IndexQuery {
-  uint32_t low[kDim / 32], high[kDim / 32];
-  float step;  // of the quantisation
-  int start;   // -8 times the sum of the bytes
-
-  __device__ IndexQuery(const Bf16* queries, int share) {
-    const int lane = threadIdx.x % kWarp, head = lane / 4 % kRow;
-    uint32_t raw[kDim / 32][4];
-#pragma unroll
-    for (int t = 0; t < kDim / 32; ++t) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        uint2 four = {};
-        if (head < share) {
-          four = *reinterpret_cast<const uint2*>(
-              queries + head * kDim + 4 * (4 * t + lane % 4) + half * (kDim / 2));
-        }
-        raw[t][2 * half] = four.x;
-        raw[t][2 * half + 1] = four.y;
-      }
-    }
-    float largest = 0;
-#pragma unroll
-    for (int i = 0; i < kDim / 8; ++i) {
-      const uint32_t two = raw[i / 4][i % 4];
-      largest = fmaxf(largest, fmaxf(fabsf(First(two)), fabsf(Second(two))));
-    }
-    for (int s = 1; s < 4; s *= 2) {
-      largest = fmaxf(largest, __shfl_xor_sync(kAll, largest, s));
-    }
-    step = fmaxf(largest, 1e-20f) / 127;
-    const float inverse = 1 / step;
-    int sum = 0;
-#pragma unroll
-    for (int t = 0; t < kDim / 32; ++t) {
-      low[t] = Bytes(raw[t][0], raw[t][1], inverse, sum);
-      high[t] = Bytes(raw[t][2], raw[t][3], inverse, sum);
-    }
-    for (int s = 1; s < 4; s *= 2) sum += __shfl_xor_sync(kAll, sum, s);
-    start = -8 * sum;
-  }
-
- private:
-  // Of two bfloat16.
-  __device__ static float First(uint32_t two) { return __uint_as_float(two << 16); }
-  __device__ static float Second(uint32_t two) {
-    return __uint_as_float(two & 0xffff0000u);
-  }
-  __device__ static uint32_t Bytes(uint32_t first, uint32_t second, float inverse,
-                                   int& sum) {
-    const float values[4] = {First(first), Second(first), First(second), Second(second)};
-    uint32_t word = 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int byte = __float2int_rn(values[i] * inverse);
-      sum += byte;
-      word |= (static_cast<uint32_t>(byte) & 255u) << (8 * i);
-    }
-    return word;
-  }
+// What warps that score share.
+template <int kDim>
+struct ScoreMemory {
+  static constexpr int kHeads = 8;
+  static constexpr int kWords = kDim / 4;
+  uint32_t query[kHeads][kWords + 4];  // bytes; lanes that read together have own banks
+  float step[kHeads];                  // of the quantisation
+  int start[kHeads];                   // -8 times the sum of the bytes
+  // Lanes' sums; the next segment's come to the other place.
+  __half2 max[2][kScoreWarps][kWarp];
+  float2 sum[2][kScoreWarps][kWarp];
 };
+
+// Queries [share, D], quantised symmetrically to bytes, a head a warp; those from
+// `share` on are zero. A lane has four channels.
+template <int kDim, int kRow>
+__device__ void QuantiseQueries(const Bf16* queries, int share,
+                                ScoreMemory<kDim>& memory) {
+  static_assert(kRow <= kScoreWarps && kDim / 4 <= kWarp);
+  const int head = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  if (head >= kRow) return;
+  uint2 raw = {};
+  if (head < share && lane < kDim / 4) {
+    raw = *reinterpret_cast<const uint2*>(queries + head * kDim + 4 * lane);
+  }
+  const float values[4] = {
+      __uint_as_float(raw.x << 16), __uint_as_float(raw.x & 0xffff0000u),
+      __uint_as_float(raw.y << 16), __uint_as_float(raw.y & 0xffff0000u)};
+  float largest = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) largest = fmaxf(largest, fabsf(values[i]));
+  const float step = fmaxf(LargestOfLanes(largest), 1e-20f) / 127;
+  const float inverse = 1 / step;
+  int sum = 0;
+  uint32_t word = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int byte = __float2int_rn(values[i] * inverse);
+    sum += byte;
+    word |= (static_cast<uint32_t>(byte) & 255u) << (8 * i);
+  }
+  sum = __reduce_add_sync(kAll, sum);
+  if (lane < kDim / 4) memory.query[head][lane] = word;
+  if (lane == 0) {
+    memory.step[head] = step;
+    memory.start[head] = -8 * sum;
+  }
+}
 
 // Products of queries [R, D] with the means of up to 16 pages, a page a row of a tile:
 // lanes have pages l / 4 and l / 4 + 8, heads 2 (l % 4) and the next. A sum over channels
@@ -131,7 +116,7 @@ class PageMeans {
 // two units.
 class UnitSlots {
  public:
-  __device__ UnitSlots(const RefinedDecodeArgs& a, const WorkLine& line)
+  __device__ UnitSlots(const RefinedParams& a, const WorkLine& line)
       : a_(a), line_(line), unit_(line.begin + Warp() + kScoreWarps * Lane()) {
     now_ = Load();
   }
@@ -162,7 +147,7 @@ class UnitSlots {
     return a_.far_pages[page] * a_.near.kv_heads + s.head;
   }
 
-  const RefinedDecodeArgs& a_;
+  const RefinedParams& a_;
   const WorkLine& line_;
   int unit_;  // the lane's next one
   int now_, then_;
@@ -179,7 +164,7 @@ class IndexStream {
   static constexpr int kBytes = kStages * kStageBytes;
 
   // Reads nothing but tables and the index.
-  __device__ IndexStream(const RefinedDecodeArgs& a, const WorkLine& line, char* ring)
+  __device__ IndexStream(const RefinedParams& a, const WorkLine& line, char* ring)
       : index_(a.index),
         slots_(a, line),
         ring_(ring),
@@ -281,9 +266,11 @@ template <int kDim, int kRow>
 class Scorer {
  public:
   // Reads nothing but tables and the index.
-  __device__ Scorer(const RefinedDecodeArgs& a, const WorkLine& line, const Segment& s)
+  __device__ Scorer(const RefinedParams& a, const WorkLine& line, const Segment& s,
+                    ScoreMemory<kDim>& memory)
       : a_(a),
         s_(s),
+        memory_(memory),
         lane_(threadIdx.x % kWarp),
         pages_(a.far_pages + a.first_far_page[s.sequence]),
         queries_(Queries(a, s)),
@@ -295,7 +282,9 @@ class Scorer {
   __device__ void Start(bool after_the_one_before) {
     const PageMeans<kDim> means = SendForMeans();
     if (after_the_one_before) WaitForTheOneBefore();
+    QuantiseQueries<kDim, kRow>(queries_, a_.share, memory_);
     SetMeans(means);
+    SyncScoreWarps();
     SetQueries();
   }
 
@@ -330,20 +319,21 @@ class Scorer {
   static constexpr int kScores = 2 * Layout::kPairs;
 
   __device__ void SetQueries() {
-    const IndexQuery<kDim, kRow> query(queries_, Share(a_));
     for (int h = 0; h < 2; ++h) {
-      const int from = (2 * Layout::Pair(lane_) + h) * 4;
-      start_[h] = 16 * __shfl_sync(kAll, query.start, from);
-      step_[h] = __shfl_sync(kAll, query.step, from) * to_log2_ / 16;
+      const int head = 2 * Layout::Pair(lane_) + h;
+      start_[h] = 16 * memory_.start[head];
+      step_[h] = memory_.step[head] * to_log2_ / 16;
     }
-    // A tile of keys has its own columns.
+    // Lane l holds channels 4 c + i and 4 c + i + D / 2, c = 4 t + l % 4, of head
+    // l / 4 % kRow. A tile of keys has its own columns.
+    const uint32_t* const words = memory_.query[lane_ / 4 % kRow] + lane_ % 4;
 #pragma unroll
     for (int tile = 0; tile < Layout::kTiles; ++tile) {
       const bool has = lane_ / 4 / kRow == tile;
 #pragma unroll
       for (int t = 0; t < kDim / 32; ++t) {
-        low_[tile][t] = has ? query.low[t] : 0;
-        high_[tile][t] = has ? query.high[t] : 0;
+        low_[tile][t] = has ? words[4 * t] : 0;
+        high_[tile][t] = has ? words[kDim / 8 + 4 * t] : 0;
       }
     }
   }
@@ -382,7 +372,7 @@ class Scorer {
   }
   // In log2; the next ones are sent for.
   __device__ void SetMeans(const PageMeans<kDim>& means) {
-    means.Dot(queries_, Share(a_), means_);
+    means.Dot(queries_, a_.share, means_);
 #pragma unroll
     for (int i = 0; i < 4; ++i) means_[i] *= to_log2_;
     mean_slot_ = MeanSlot(unit_ + kMeanRows * kScoreWarps);
@@ -421,8 +411,9 @@ class Scorer {
     }
   }
 
-  const RefinedDecodeArgs& a_;
+  const RefinedParams& a_;
   const Segment& s_;
+  ScoreMemory<kDim>& memory_;
   const int lane_;
   const int32_t* const pages_;
   const Bf16* const queries_;
@@ -435,47 +426,41 @@ class Scorer {
   float step_[2];
 };
 
-// The lanes' and warps' sums become the block's, whose logs go to logs [R]. `turn`
+// The lanes' sums become the block's, whose logs go to logs [R], a head a warp. `turn`
 // differs from call to call.
-template <int kRow>
-__device__ void DeliverSums(const LaneSums& sums, int share, int turn, uint32_t* logs) {
+template <int kDim, int kRow>
+__device__ void DeliverSums(const LaneSums& sums, int share, int turn,
+                            ScoreMemory<kDim>& memory, uint32_t* logs) {
   constexpr int kPairs = ScoreLayout<kRow>::kPairs;
-  static_assert(kScoreWarps % 4 == 0);
-  __shared__ Part warps[2][kScoreWarps][8];  // heads past kRow are nobody's
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const float2 max = __half22float2(sums.max);
-  for (int h = 0; h < 2; ++h) {
-    const float mine = h == 0 ? max.x : max.y;
-    float high = mine;
-    for (int step = kPairs; step < kWarp; step *= 2) {
-      high = fmaxf(high, __shfl_xor_sync(kAll, high, step));
-    }
-    float sum = sums.sum[h] == 0 ? 0 : sums.sum[h] * FastExp2(mine - high);
-    for (int step = kPairs; step < kWarp; step *= 2) {
-      sum += __shfl_xor_sync(kAll, sum, step);
-    }
-    if (lane < kPairs) warps[turn % 2][warp][2 * lane + h] = {high, sum, 0};
-  }
+  memory.max[turn % 2][warp][lane] = sums.max;
+  memory.sum[turn % 2][warp][lane] = {sums.sum[0], sums.sum[1]};
   SyncScoreWarps();
-  if (warp != 0) return;
-  // A lane has a quarter of the warps; the other buffer is written meanwhile.
-  Part quarter[kScoreWarps / 4];
-  float high = -INFINITY, sum = 0;
+  if (warp >= share) return;
+  // Lanes of the head's pair are every kPairs-th.
+  constexpr int kEach = kScoreWarps / kPairs;
+  static_assert(kScoreWarps % kPairs == 0);
+  const __half2* const max = memory.max[turn % 2][0];
+  const float2* const sum = memory.sum[turn % 2][0];
+  float its_max[kEach], its_sum[kEach];
+  float high = -INFINITY;
 #pragma unroll
-  for (int w = 0; w < kScoreWarps / 4; ++w) {
-    quarter[w] = warps[turn % 2][lane % 4 * (kScoreWarps / 4) + w][lane / 4];
-    high = fmaxf(high, quarter[w].max);
+  for (int i = 0; i < kEach; ++i) {
+    const int at = (i * kWarp + lane) * kPairs + warp / 2;
+    const float2 two = __half22float2(max[at]);
+    its_max[i] = warp % 2 == 0 ? two.x : two.y;
+    its_sum[i] = warp % 2 == 0 ? sum[at].x : sum[at].y;
+    high = fmaxf(high, its_max[i]);
   }
-  for (int step = 1; step < 4; step *= 2) {
-    high = fmaxf(high, __shfl_xor_sync(kAll, high, step));
-  }
+  high = LargestOfLanes(high);
+  float whole = 0;
 #pragma unroll
-  for (int w = 0; w < kScoreWarps / 4; ++w) {
-    if (quarter[w].sum > 0) sum += quarter[w].sum * FastExp2(quarter[w].max - high);
+  for (int i = 0; i < kEach; ++i) {
+    whole += its_sum[i] == 0 ? 0 : its_sum[i] * FastExp2(its_max[i] - high);
   }
-  for (int step = 1; step < 4; step *= 2) sum += __shfl_xor_sync(kAll, sum, step);
-  if (lane % 4 == 0 && lane / 4 < share) SendLog(logs + lane / 4, high, sum);
+  whole = SumOfLanes(whole);
+  if (lane == 0) SendLog(logs + warp, high, whole);
 }
 
 }  // namespace quire::kernels::cuda

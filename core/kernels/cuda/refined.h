@@ -34,9 +34,9 @@ cudaError_t IndexPages(const Bf16* k, const int32_t* blocks, int64_t count,
 // still runs, so that one must not write them. Blocks wait for each other: a device runs
 // one such launch at a time (launches that overlap by their order in a stream do no
 // harm).
-// Shared memory of a block: 227 KB at 128 channels, 209 KB at 64; 512 threads. Choice and
+// Shared memory of a block: 225 KB at 128 channels, 214 KB at 64; 512 threads. Choice and
 // weights are those of core/kernels/refined.h, where their sources are named; parts of
-// rows and their merge as in DenseDecode.
+// rows are merged in their order, summing in float32.
 inline constexpr int32_t kMaxRefinedDecodeShare = 8;
 // Draws that stand behind the table's end once more.
 inline constexpr int32_t kRefinedDrawPadding = 64;

@@ -16,7 +16,7 @@ struct DrawSegment {
   int first_page;   // in far_pages, what would be unit 0's
   int64_t queries;  // from the first one's; the outputs', too
 
-  __device__ DrawSegment(const RefinedDecodeArgs& a, const Segment& s)
+  __device__ DrawSegment(const RefinedParams& a, const Segment& s)
       : segment(s),
         start(MixPlace(a.layer, s.head,
                        a.near.lengths[s.sequence] + s.pages * kPageTokens - 1)),
@@ -53,7 +53,7 @@ class DrawReader {
  public:
   static constexpr int kStageBytes = Ring<kDim>::kStageBytes;  // of a warp
 
-  __device__ DrawReader(const RefinedDecodeArgs& a, const DrawSegment& from,
+  __device__ DrawReader(const RefinedParams& a, const DrawSegment& from,
                         const ScoreStore<kRow>& store, char* stage, DrawnLists& lists)
       : a_(a),
         from_segment_(from),
@@ -94,10 +94,12 @@ class DrawReader {
       Accumulator<kDim, 1> acc;
       if (lists_.rounds > 0) Restore(acc);
       const int read = ReadDrawn(acc);
-      if (lists_.rounds == 0 && warp_ >= kRefinedWarps - kRow) SeeWhatLogsPromise();
+      if (!OthersMerge(a_) && lists_.rounds == 0 && warp_ >= kRefinedWarps - kRow) {
+        SeeWhatLogsPromise();
+      }
       if (threadIdx.x == 0 && read > 0) {
         atomicAdd(&a_.counts[s_.sequence].columns,
-                  static_cast<unsigned long long>(read) * Share(a_));
+                  static_cast<unsigned long long>(read) * a_.share);
       }
       if (more) {
         Keep(acc);
@@ -298,7 +300,7 @@ class DrawReader {
     for (int first = mine; first < total; first += kRefinedWarps * kSlice) {
       const float bias = Fetch(first, total, end);
       if (first == mine) {
-        tile = Tile<kDim, 1>(a_.near.q + from_segment_.queries, Share(a_), a_.near.scale);
+        tile = Tile<kDim, 1>(a_.near.q + from_segment_.queries, a_.share, a_.near.scale);
       }
       WaitForCopies<0>();
       __syncwarp();
@@ -341,7 +343,7 @@ class DrawReader {
     return first + lane % kSlice < total ? bias : -INFINITY;
   }
 
-  const RefinedDecodeArgs& a_;
+  const RefinedParams& a_;
   const DrawSegment& from_segment_;
   const Segment& s_;
   const ScoreStore<kRow>& store_;
@@ -360,7 +362,7 @@ class DrawReader {
 // Slices of the keys of a segment that are read for certain, every kCertainWarps-th from
 // the warp's on.
 template <int kDim>
-__device__ inline void ReadCertain(const RefinedDecodeArgs& a, const Segment& s, int warp,
+__device__ inline void ReadCertain(const RefinedParams& a, const Segment& s, int warp,
                                    uint32_t stage, Accumulator<kDim, 1>& acc) {
   constexpr int kSlicesPerPage = kPageTokens / kSlice;
   constexpr int kChunks = kDim / 8;
@@ -370,7 +372,7 @@ __device__ inline void ReadCertain(const RefinedDecodeArgs& a, const Segment& s,
   const int end = min(s.last * kSlicesPerPage, (length + kSlice - 1) / kSlice);
   int slice = s.first * kSlicesPerPage + warp;
   if (slice >= end) return;
-  const Tile<kDim, 1> tile(Queries(a, s), Share(a), a.near.scale);
+  const Tile<kDim, 1> tile(Queries(a, s), a.share, a.near.scale);
 #pragma unroll 1
   for (; slice < end; slice += kCertainWarps) {
     const int first = slice * kSlice;

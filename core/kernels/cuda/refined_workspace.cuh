@@ -17,6 +17,7 @@ inline constexpr int kCertainWarps = tuning::kCertainWarps;
 inline constexpr int kRefinedWarps = kScoreWarps + kCertainWarps;
 inline constexpr int kRefinedThreads = kRefinedWarps * kWarp;
 inline constexpr int kRefinedDraws = 32768;
+inline constexpr int kMergeChannels = 64;  // that a warp merges
 
 // Barriers of a part of the block's warps.
 __device__ inline void SyncScoreWarps() {
@@ -45,13 +46,26 @@ struct ScoreLayout {
   __device__ static int Tile(int lane) { return lane % 4 / kPairs; }
 };
 
+// Results of parts of rows, in words that are not zero (SentWord): who waits for one
+// looks whether it is there, and reads it with that.
+struct SentRows {
+  static constexpr int kPartWords = 4;  // the last one says nothing
+  // Of a row: each of who merges it gets its own.
+  __host__ __device__ static constexpr int PartWords(int dim) {
+    return dim / kMergeChannels * kPartWords;
+  }
+  uint32_t* parts;   // [slots, R, D / kMergeChannels, kPartWords]
+  uint32_t* values;  // [slots, R, D]
+};
 struct RefinedWorkspace {
-  int* arrived;         // [sequences * G] parts of what was drawn that are there
-  uint32_t* far_logs;   // [slots, R] SendLog: sums of the index's scores
-  uint32_t* near_logs;  // [slots, R] SendLog: sums of what is read for certain
-  PartialRows near;     // [slots, R]
-  PartialRows drawn;    // [slots, R]
-  __half2* scores;      // [far pages, G, 64 ScoreRow / 2], see ScoreStore
+  int* arrived;         // [sequences * G] far parts that are there
+  uint32_t* far_logs;   // [slots, R] log2 of sums of the index's scores
+  uint32_t* near_logs;  // [slots, R] and of what is read for certain
+  // For who waits for each word, and makes it zero for the next launch.
+  SentRows near_sent, drawn_sent;
+  // For who is told that all of a head's are there, by `arrived`.
+  SentRows near, drawn;
+  __half2* scores;  // [far pages, G, 64 ScoreRow / 2], see ScoreStore
 };
 
 struct WorkspaceSizes {
@@ -67,10 +81,10 @@ __host__ __device__ inline WorkspaceSizes SizesOf(int64_t sequences, int64_t que
   WorkspaceSizes s;
   s.counters = Align(sequences * kv_heads * 4);
   s.logs = Align(slots * share * 4);
-  s.parts = Align(slots * share * static_cast<int64_t>(sizeof(Part)));
+  s.parts = Align(slots * share * SentRows::PartWords(static_cast<int>(dim)) * 4);
   s.values = Align(slots * share * dim * 4);
   s.scores = Align(far_pages * kv_heads * kPageTokens * ScoreRow(share) * 2);
-  s.total = s.counters + 2 * s.logs + 2 * s.parts + 2 * s.values + s.scores;
+  s.total = s.counters + 2 * s.logs + 4 * (s.parts + s.values) + s.scores;
   return s;
 }
 
@@ -90,24 +104,43 @@ inline RefinedWorkspace LayRefined(const RefinedDecodeArgs& a) {
   w.arrived = reinterpret_cast<int*>(take(s.counters));
   w.far_logs = reinterpret_cast<uint32_t*>(take(s.logs));
   w.near_logs = reinterpret_cast<uint32_t*>(take(s.logs));
-  w.near.parts = reinterpret_cast<Part*>(take(s.parts));
-  w.near.values = reinterpret_cast<float*>(take(s.values));
-  w.drawn.parts = reinterpret_cast<Part*>(take(s.parts));
-  w.drawn.values = reinterpret_cast<float*>(take(s.values));
+  for (SentRows* const rows : {&w.near_sent, &w.drawn_sent, &w.near, &w.drawn}) {
+    rows->parts = reinterpret_cast<uint32_t*>(take(s.parts));
+    rows->values = reinterpret_cast<uint32_t*>(take(s.values));
+  }
   w.scores = reinterpret_cast<__half2*>(take(s.scores));
   return w;
 }
 
-__device__ inline int Share(const RefinedDecodeArgs& a) {
-  return a.near.query_heads / a.near.kv_heads;
+// What a launch hands its blocks.
+struct RefinedParams : RefinedDecodeArgs {
+  int32_t share = 0;    // R
+  int32_t workers = 0;  // blocks that have parts of the lines: the first ones
+};
+// Whether blocks that have no parts merge those of others.
+__device__ inline bool OthersMerge(const RefinedParams& a) {
+  return a.workers < static_cast<int>(gridDim.x);
 }
 
 // [R, D]
-__device__ inline const Bf16* Queries(const RefinedDecodeArgs& a, const Segment& s) {
+__device__ inline const Bf16* Queries(const RefinedParams& a, const Segment& s) {
   const DecodeArgs& n = a.near;
   return n.q +
-         (static_cast<int64_t>(n.rows[s.sequence]) * n.query_heads + s.head * Share(a)) *
+         (static_cast<int64_t>(n.rows[s.sequence]) * n.query_heads + s.head * a.share) *
              n.head_dim;
+}
+
+// Where results go. Value by value: a choice between references would need them in
+// memory.
+__device__ inline SentRows NearRows(const RefinedParams& a, const RefinedWorkspace& w) {
+  const bool sent = OthersMerge(a);
+  return {sent ? w.near_sent.parts : w.near.parts,
+          sent ? w.near_sent.values : w.near.values};
+}
+__device__ inline SentRows DrawnRows(const RefinedParams& a, const RefinedWorkspace& w) {
+  const bool sent = OthersMerge(a);
+  return {sent ? w.drawn_sent.parts : w.drawn.parts,
+          sent ? w.drawn_sent.values : w.drawn.values};
 }
 
 // Where a block keeps the scores of its units: those of the first ones in shared memory,
@@ -138,42 +171,74 @@ __device__ inline int OwnUnit(const WorkLine& line, int unit) {
   return unit + (ahead < 0 ? ahead + kScoreWarps : ahead);
 }
 
-// The log2 of a part's sum, to other blocks: a word that is not zero, so that who waits
-// for it reads it by looking whether it is there. Who sees a log of SendLogOf sees what
-// the block had written before.
-__device__ inline uint32_t LogWord(float max, float sum) {
-  return __float_as_uint(fmaxf(max, -1e30f) + fmaxf(log2f(sum), -1e30f)) | 1u;
+// Some numbers as words that are not zero; of NaNs, one becomes another.
+__device__ inline uint32_t SentWord(float x) { return max(~__float_as_uint(x), 1u); }
+__device__ inline float FromWord(uint32_t word) { return __uint_as_float(~word); }
+__device__ inline void SendWord(uint32_t* to, float x) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;\n" ::"l"(to), "r"(SentWord(x))
+               : "memory");
+}
+__device__ inline void SendPart(uint32_t* to, const Part& part) {
+  asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};\n" ::"l"(to),
+               "r"(SentWord(part.max)), "r"(SentWord(part.sum)),
+               "r"(SentWord(part.certain)), "r"(1)
+               : "memory");
+}
+// The log2 of a part's sum. Who sees one of SendLogOf and then calls SeeWhatLogsPromise
+// sees what the block had written before.
+__device__ inline float LogOf(float max, float sum) {
+  return fmaxf(max, -1e30f) + fmaxf(log2f(sum), -1e30f);
 }
 __device__ inline void SendLog(uint32_t* to, float max, float sum) {
-  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;\n" ::"l"(to), "r"(LogWord(max, sum))
+  SendWord(to, LogOf(max, sum));
+}
+__device__ inline void SendLogOf(uint32_t* to, float log) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;\n" ::"l"(to), "r"(SentWord(log))
                : "memory");
 }
-__device__ inline void SendLogOf(uint32_t* to, const Part& written) {
-  asm volatile("st.release.gpu.global.u32 [%0], %1;\n" ::"l"(to),
-               "r"(LogWord(written.max, written.sum))
+__device__ inline uint32_t LoadWord(const uint32_t* from) {
+  uint32_t word;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];\n"
+               : "=r"(word)
+               : "l"(from)
                : "memory");
+  return word;
 }
-__device__ inline float AwaitLog(const uint32_t* from) {
-  uint32_t word = 0;
-  while (word == 0) {
-    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];\n"
-                 : "=r"(word)
-                 : "l"(from)
-                 : "memory");
-  }
-  return __uint_as_float(word);
-}
-
 __device__ inline void SeeWhatLogsPromise() {
   asm volatile("fence.acq_rel.gpu;\n" ::: "memory");
 }
+__device__ inline Part PartFrom(const uint32_t* from) {
+  return {FromWord(from[0]), FromWord(from[1]), FromWord(from[2])};
+}
+__device__ inline float AwaitNumber(const uint32_t* from) {
+  uint32_t word = 0;
+  while (word == 0) word = LoadWord(from);
+  return FromWord(word);
+}
+
+// Four neighbours.
+struct SentWords {
+  uint32_t x[4];
+
+  __device__ void Load(const uint32_t* from) {
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "l"(from)
+                 : "memory");
+  }
+  __device__ void SetZero() { x[0] = x[1] = x[2] = x[3] = 0xffffffffu; }
+  __device__ bool There() const {
+    return (x[0] != 0) & (x[1] != 0) & (x[2] != 0) & (x[3] != 0);
+  }
+  __device__ float Number(int i) const { return FromWord(x[i]); }
+  __device__ static void Clear(uint32_t* at) { *reinterpret_cast<uint4*>(at) = uint4{}; }
+};
 
 // Results of at most kCount warps of a segment become one.
 template <int kDim, int kHeads, int kCount>
 struct WarpResults {
   float values[kCount][kHeads][kDim];
   Part parts[kCount][kHeads];
-  float weights[kCount][kHeads];
 
   __device__ void Put(int warp, const Accumulator<kDim, 1>& acc) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -193,27 +258,32 @@ struct WarpResults {
   }
 
   // Of the first `count` warps, by `threads` threads, of which this is number `thread`,
-  // after a barrier that follows Put. sync: a barrier of these. `slot` is of one head.
-  template <typename Sync>
-  __device__ void Deliver(int count, int thread, int threads, Sync sync, int share,
-                          const PartialRows& to, int64_t slot) {
-    const int lane = thread % kWarp;
-    for (int head = thread / kWarp; head < share; head += threads / kWarp) {
-      const Part part = lane < count ? parts[lane][head] : Part();
-      const Part whole = JoinLanes(part);
-      if (lane < count) {
-        weights[lane][head] = part.sum == 0 ? 0 : FastExp2(part.max - whole.max);
-      }
-      if (lane == 0) to.parts[slot + head] = whole;
-    }
-    sync();
+  // after a barrier that follows Put. `slot` is of one head. sent(head, part) is called
+  // for each.
+  template <typename Sent>
+  __device__ void Deliver(int count, int thread, int threads, int share,
+                          const SentRows& to, int64_t slot, Sent sent) {
     for (int i = thread; i < share * kDim; i += threads) {
-      float sum = 0;
+      const int head = i / kDim, channel = i % kDim;
+      Part whole;
+      whole.max = -1e30f;
+#pragma unroll 4
+      for (int w = 0; w < count; ++w) whole.max = fmaxf(whole.max, parts[w][head].max);
+      float value = 0;
 #pragma unroll 4
       for (int w = 0; w < count; ++w) {
-        sum += weights[w][i / kDim] * values[w][i / kDim][i % kDim];
+        const Part& part = parts[w][head];
+        const float weight = part.sum == 0 ? 0 : FastExp2(part.max - whole.max);
+        value += weight * values[w][head][channel];
+        whole.sum += weight * part.sum;
+        whole.certain += weight * part.certain;
       }
-      to.values[slot * kDim + i] = sum;
+      SendWord(to.values + slot * kDim + i, value);
+      if (channel % kMergeChannels != 0) continue;
+      SendPart(to.parts + (slot + head) * SentRows::PartWords(kDim) +
+                   channel / kMergeChannels * SentRows::kPartWords,
+               whole);
+      if (channel == 0) sent(head, whole);
     }
   }
 };

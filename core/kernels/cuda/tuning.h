@@ -36,6 +36,10 @@ inline constexpr int kScoreBytes = 65536;
 // Pages that are drawn from together, by the heads that scores have places for.
 constexpr int PagesTogether(int heads) { return heads < 8 ? 8 : 4; }
 
+// refined_merge.cuh: most blocks that only merge, of a launch that has not few.
+inline constexpr int kMergeBlocks = 4;
+inline constexpr int kFewBlocks = 64;
+
 // prefill_choose.cu: pages of a stage and stages of the ring, 64 KB at 128 channels, so
 // that two blocks of 96 KB fit a multiprocessor.
 inline constexpr int kChooseStages = 4;

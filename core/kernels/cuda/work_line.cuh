@@ -29,22 +29,28 @@ struct WorkLine {
   const int32_t* first_page;
   int sequences;
   int kv_heads;
-  int block;  // which part is this block's
+  int blocks;  // that have a part of it
+  int block;   // which one is this
   int per_block = 0;
   int begin = 0, end = 0;  // units of this block
   int head_units = 0;      // from a head's first unit to the next one's, see BeginAtHeads
   int unused = 0;          // units before this block's that are nobody's
 
-  __device__ WorkLine(const int32_t* first_page, int sequences, int kv_heads, int block)
-      : first_page(first_page), sequences(sequences), kv_heads(kv_heads), block(block) {
+  __device__ WorkLine(const int32_t* first_page, int sequences, int kv_heads, int blocks,
+                      int block)
+      : first_page(first_page),
+        sequences(sequences),
+        kv_heads(kv_heads),
+        blocks(blocks),
+        block(block) {
     const int total = first_page[sequences] * kv_heads;
-    const int blocks = static_cast<int>(gridDim.x);
     per_block = Quotient(total + blocks - 1, blocks);
     begin = min(total, block * per_block);
     end = min(total, begin + per_block);
   }
   __device__ WorkLine(const int32_t* first_page, int sequences, int kv_heads)
-      : WorkLine(first_page, sequences, kv_heads, static_cast<int>(blockIdx.x)) {}
+      : WorkLine(first_page, sequences, kv_heads, static_cast<int>(gridDim.x),
+                 static_cast<int>(blockIdx.x)) {}
 
   // Blocks begin where heads do, if all sequences have as many pages and no block gets
   // much more by it: a block with parts of two heads does twice what does not depend on
@@ -57,7 +63,6 @@ struct WorkLine {
     const bool differs = __any_sync(kLanes, pages != 0 && pages != each);
     const int heads = __popc(__ballot_sync(kLanes, pages != 0)) * kv_heads;
     if (differs || each == 0) return;
-    const int blocks = static_cast<int>(gridDim.x);
     int size = Quotient(heads + blocks - 1, blocks) * each, units = each;
     if (heads <= blocks) {
       const int parts = min(each, Quotient(blocks, heads));
@@ -87,7 +92,6 @@ struct WorkLine {
       const int index = Quotient(unit, head_units);
       const int sequence = Quotient(index, kv_heads);
       Segment s = Head(sequence, index - sequence * kv_heads);
-      s.begin = index * head_units;
       s.first = unit - s.begin;
       s.last = min(s.pages, s.first + end - unit);
       return s;
@@ -109,7 +113,7 @@ struct WorkLine {
     return s;
   }
 
-  // All of a head, unless blocks begin at heads.
+  // All of a head.
   __device__ Segment Head(int sequence, int head) const {
     Segment s;
     s.sequence = sequence;
@@ -118,7 +122,8 @@ struct WorkLine {
     s.first = 0;
     s.last = s.pages;
     s.index = sequence * kv_heads + head;
-    s.begin = first_page[sequence] * kv_heads + head * s.pages;
+    s.begin = head_units > 0 ? s.index * head_units
+                             : first_page[sequence] * kv_heads + head * s.pages;
     return s;
   }
 

@@ -120,13 +120,21 @@ class OnDevice {
   void MakeWorkspace(int32_t blocks) {
     blocks_ = blocks;
     const auto share = b_.query_heads / b_.kv_heads;
-    near_work_ = std::make_unique<DeviceBuffer<uint8_t>>(
+    near_work_ = std::make_shared<DeviceBuffer<uint8_t>>(
         DecodeWorkspaceBytes(kMaxSequences, b_.query_heads, b_.kv_heads, b_.dim, blocks));
     near_work_->Zero();
-    work_ = std::make_unique<DeviceBuffer<uint8_t>>(
+    work_ = std::make_shared<DeviceBuffer<uint8_t>>(
         RefinedWorkspaceBytes(kMaxSequences, share * b_.kv_heads, b_.kv_heads, b_.dim,
                               blocks, static_cast<int64_t>(far_pages_.size())));
     work_->Zero();
+  }
+
+  // Of a batch that has no fewer far pages.
+  void UseWorkspaceOf(const OnDevice& other) {
+    ASSERT_LE(far_pages_.size(), other.far_pages_.size());
+    blocks_ = other.blocks_;
+    near_work_ = other.near_work_;
+    work_ = other.work_;
   }
 
   cudaError_t Launch(cudaStream_t stream, int32_t layer = kLayer) {
@@ -186,7 +194,7 @@ class OnDevice {
       d_far_first_, d_far_pages_;
   std::unique_ptr<DeviceBuffer<float>> d_tau_;
   std::unique_ptr<DeviceBuffer<RefinedDecodeArgs::Counts>> counts_;
-  std::unique_ptr<DeviceBuffer<uint8_t>> near_work_, work_;
+  std::shared_ptr<DeviceBuffer<uint8_t>> near_work_, work_;
   int32_t blocks_ = 0;
 };
 
@@ -416,6 +424,35 @@ std::vector<DecodeShape> Shapes() {
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, RefinedDecodeShapesTest, ::testing::ValuesIn(Shapes()),
                          ::testing::PrintToStringParamName());
+
+// Few rows are merged by blocks that do nothing else, many by who brings the last part;
+// and a head's parts may be more than a warp has lanes.
+TEST_F(RefinedDecodeTest, FewAndManyRowsInTurnLeaveTheWorkspaceReady) {
+  for (const int32_t dim : {64, 128}) {
+    SCOPED_TRACE(dim);
+    const DecodeShape shape = {
+        .dim = dim, .share = 4, .kv_heads = 3, .q_deviation = 1.5f};
+    const DecodeBatch few_rows = MakeDecodeBatch(shape, {4000}, 21);
+    const DecodeBatch many_rows =
+        MakeDecodeBatch(shape, {1500, 700, 3000, 900, 1500, 2200}, 22);
+    OnDevice few(few_rows, .08f), many(many_rows, .08f);
+    Finish(few.BuildIndex(stream_));
+    Finish(many.BuildIndex(stream_));
+    few.MakeWorkspace(132);
+    Finish(few.Launch(stream_));
+    const std::vector<Bf16> few_out = few.Out();
+    many.MakeWorkspace(132);
+    few.UseWorkspaceOf(many);
+    Finish(many.Launch(stream_));
+    const std::vector<Bf16> many_out = many.Out();
+    for (int turn = 0; turn < 20; ++turn) {
+      SCOPED_TRACE(turn);
+      OnDevice& device = turn % 3 == 1 ? many : few;
+      Finish(device.Launch(stream_));
+      ExpectSameBits(device.Out(), turn % 3 == 1 ? many_out : few_out);
+    }
+  }
+}
 
 // Averaged over many draws, what is drawn has no bias.
 TEST_F(RefinedDecodeTest, TheMeanOverManyRowsIsDense) {

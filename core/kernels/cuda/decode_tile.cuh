@@ -193,10 +193,10 @@ __device__ inline Part Join(const Part& a, const Part& b) {
 // Of all lanes.
 __device__ inline Part JoinLanes(Part part) {
   Part whole;
-  whole.max = fmaxf(LargestOfLanes(part.max), -1e30f);
+  whole.max = fmaxf(WarpMax(part.max), -1e30f);
   const float factor = FastExp2(part.max - whole.max);
-  whole.sum = SumOfLanes(part.sum * factor);
-  whole.certain = SumOfLanes(part.certain * factor);
+  whole.sum = WarpSum(part.sum * factor);
+  whole.certain = WarpSum(part.certain * factor);
   return whole;
 }
 

@@ -2,6 +2,7 @@
 
 #include "core/kernels/cuda/cuda_kernels.h"
 #include "core/kernels/cuda/dependent_launch.cuh"
+#include "core/kernels/cuda/warp.cuh"
 
 // Kernels of a layer begin while the one before ends: in a step of few tokens what takes
 // time is one launch after another.
@@ -10,7 +11,6 @@ namespace quire::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarp = 32;
 
 unsigned Blocks(int64_t items, int64_t per_block) {
   return static_cast<unsigned>((items + per_block - 1) / per_block);
@@ -62,13 +62,6 @@ __device__ void LoadF32(const float* from, float (&x)[8]) {
 __device__ void StoreF32(float* to, const float (&x)[8]) {
   reinterpret_cast<float4*>(to)[0] = {x[0], x[1], x[2], x[3]};
   reinterpret_cast<float4*>(to)[1] = {x[4], x[5], x[6], x[7]};
-}
-
-__device__ float WarpSum(float x) {
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    x += __shfl_xor_sync(0xffffffffu, x, step);
-  }
-  return x;
 }
 
 // Every thread gets the sum; `shared` [kBlock / kWarp].

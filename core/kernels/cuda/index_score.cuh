@@ -50,7 +50,7 @@ __device__ void QuantiseQueries(const Bf16* queries, int share,
   float largest = 0;
 #pragma unroll
   for (int i = 0; i < 4; ++i) largest = fmaxf(largest, fabsf(values[i]));
-  const float step = fmaxf(LargestOfLanes(largest), 1e-20f) / 127;
+  const float step = fmaxf(WarpMax(largest), 1e-20f) / 127;
   const float inverse = 1 / step;
   int sum = 0;
   uint32_t word = 0;
@@ -453,14 +453,14 @@ __device__ void DeliverSums(const LaneSums& sums, int share, int turn,
     its_sum[i] = warp % 2 == 0 ? sum[at].x : sum[at].y;
     high = fmaxf(high, its_max[i]);
   }
-  high = LargestOfLanes(high);
+  high = WarpMax(high);
   float whole = 0;
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     whole += its_sum[i] == 0 ? 0 : its_sum[i] * FastExp2(its_max[i] - high);
   }
-  whole = SumOfLanes(whole);
-  if (lane == 0) SendLog(logs + warp, high, whole);
+  whole = WarpSum(whole);
+  if (lane == 0) SendWord(logs + warp, LogOf(high, whole));
 }
 
 }  // namespace quire::kernels::cuda

@@ -1,18 +1,11 @@
 #include "core/kernels/cuda/refined.h"
+#include "core/kernels/cuda/warp.cuh"
 
 namespace quire::kernels::cuda {
 namespace {
 
-constexpr int kWarp = 32;
 constexpr int kThreads = 128;
 constexpr int kMaxDim = 128;
-
-__device__ float WarpMax(float x) {
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
-  }
-  return x;
-}
 
 // Four channels' codes, a byte each.
 __device__ uint32_t Codes(const Bf16* key, const float* mean, float inverse) {

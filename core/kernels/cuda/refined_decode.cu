@@ -81,7 +81,7 @@ __device__ void ReadNear(const RefinedParams& a, const WorkLine& line,
     results.Put(warp, acc);
     SyncCertainWarps();
     const int64_t slot = line.Slot(segment) * share;
-    const SentRows to = NearRows(a, work);
+    const SentRows to = ResultsTo(a, work.near_sent, work.near);
     results.Deliver(
         kCertainWarps, thread, kCertainWarps * kWarp, share, to, slot,
         [&](int head, const Part& part) { logs[head] = LogOf(part.max, part.sum); });
@@ -144,8 +144,8 @@ __device__ void SumUp(const HeadParts& parts, const RefinedWorkspace& work,
       sum = sum * FastExp2(high - top) + FastExp2(log - top);
       high = top;
     }
-    const float top = LargestOfLanes(high);
-    sum = SumOfLanes(sum * FastExp2(high - top));
+    const float top = WarpMax(high);
+    sum = WarpSum(sum * FastExp2(high - top));
     if (lane == 0) log_sums[head] = __float2half(top + log2f(sum));
   } else if (head < kRow && lane == 0) {
     log_sums[head] = __float2half(INFINITY);
@@ -179,8 +179,8 @@ __device__ void ReadFar(const RefinedParams& a, const Lines& lines,
         });
     __syncthreads();
     results.Deliver(lists.readers, static_cast<int>(threadIdx.x), kRefinedThreads, share,
-                    DrawnRows(a, work), lines.far.Slot(segment) * share,
-                    [](int, const Part&) {});
+                    ResultsTo(a, work.drawn_sent, work.drawn),
+                    lines.far.Slot(segment) * share, [](int, const Part&) {});
     if (!OthersMerge(a) && BroughtTheLast(work.arrived + segment.index, parts.far)) {
       using Here = Memory<kDim, kRow>;
       Finish<kDim, kRow, Here::kRings, Here::kMergeBytes>(a, from, parts, work,

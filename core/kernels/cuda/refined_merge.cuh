@@ -155,11 +155,7 @@ class HeadMerge {
         missing &= ~kPart;
       }
       if (!weighed && !__any_sync(kAll, missing & kPart)) {
-        Part mine;
-        if (Lane() < count) {
-          mine = {part_words.Number(0), part_words.Number(1), part_words.Number(2)};
-        }
-        weight = Weigh(mine);
+        weight = Weigh(Lane() < count ? PartFrom(part_words.x) : Part());
         weighed = true;
       }
 #pragma unroll
@@ -204,14 +200,14 @@ __device__ void MergeHeads(const RefinedParams& a, const RefinedWorkspace& work)
   const int block = static_cast<int>(blockIdx.x) - a.workers;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int blocks = static_cast<int>(gridDim.x) - a.workers;
-  const int pieces = a.share * (kDim / kMergeChannels);  // of a head
+  constexpr int kPieces = kDim / kMergeChannels;
+  const int pieces = a.share * kPieces;  // of a head
   const int index = warp * blocks + block, heads = Quotient(index, pieces);
   const int sequence = Quotient(heads, a.near.kv_heads);
   const Lines lines(a);
   if (sequence >= a.near.sequences) return;
   const Segment s = lines.far.Head(sequence, heads - sequence * a.near.kv_heads);
   if (s.pages == 0) return;  // it only pads
-  constexpr int kPieces = kDim / kMergeChannels;
   const int of_head = index - heads * pieces;
   const int head = of_head / kPieces, piece = of_head % kPieces;
   const HeadParts parts(s, lines, a.share);

@@ -130,17 +130,12 @@ __device__ inline const Bf16* Queries(const RefinedParams& a, const Segment& s) 
              n.head_dim;
 }
 
-// Where results go. Value by value: a choice between references would need them in
+// Where results go. A pointer at a time: a choice between structures would need them in
 // memory.
-__device__ inline SentRows NearRows(const RefinedParams& a, const RefinedWorkspace& w) {
-  const bool sent = OthersMerge(a);
-  return {sent ? w.near_sent.parts : w.near.parts,
-          sent ? w.near_sent.values : w.near.values};
-}
-__device__ inline SentRows DrawnRows(const RefinedParams& a, const RefinedWorkspace& w) {
-  const bool sent = OthersMerge(a);
-  return {sent ? w.drawn_sent.parts : w.drawn.parts,
-          sent ? w.drawn_sent.values : w.drawn.values};
+__device__ inline SentRows ResultsTo(const RefinedParams& a, const SentRows& sent,
+                                     const SentRows& told) {
+  return {OthersMerge(a) ? sent.parts : told.parts,
+          OthersMerge(a) ? sent.values : told.values};
 }
 
 // Where a block keeps the scores of its units: those of the first ones in shared memory,
@@ -188,9 +183,6 @@ __device__ inline void SendPart(uint32_t* to, const Part& part) {
 // sees what the block had written before.
 __device__ inline float LogOf(float max, float sum) {
   return fmaxf(max, -1e30f) + fmaxf(log2f(sum), -1e30f);
-}
-__device__ inline void SendLog(uint32_t* to, float max, float sum) {
-  SendWord(to, LogOf(max, sum));
 }
 __device__ inline void SendLogOf(uint32_t* to, float log) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;\n" ::"l"(to), "r"(SentWord(log))

@@ -36,7 +36,8 @@ inline constexpr int kScoreBytes = 65536;
 // Pages that are drawn from together, by the heads that scores have places for.
 constexpr int PagesTogether(int heads) { return heads < 8 ? 8 : 4; }
 
-// refined_merge.cuh: most blocks that only merge, of a launch that has not few.
+// refined_merge.cuh: blocks that only merge, if they have a warp for each piece of a
+// query head, and blocks of a launch from which they can be spared.
 inline constexpr int kMergeBlocks = 4;
 inline constexpr int kFewBlocks = 64;
 

@@ -30,14 +30,14 @@ __device__ inline float FastSqrt(float x) {
   asm("sqrt.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
   return y;
 }
-// The largest of all lanes' numbers, and their sum.
-__device__ inline float LargestOfLanes(float x) {
+// Of all lanes.
+__device__ inline float WarpMax(float x) {
   const int bits = __float_as_int(x);
   const int ordered = bits ^ (bits >> 31 & 0x7fffffff);
   const int largest = __reduce_max_sync(kAll, ordered);
   return __int_as_float(largest ^ (largest >> 31 & 0x7fffffff));
 }
-__device__ inline float SumOfLanes(float x) {
+__device__ inline float WarpSum(float x) {
 #pragma unroll
   for (int step = kWarp / 2; step > 0; step /= 2) x += __shfl_xor_sync(kAll, x, step);
   return x;

@@ -43,6 +43,15 @@ __device__ inline void CopyBulk(uint32_t shared, const void* global, uint32_t by
       "l"(global), "r"(bytes), "r"(barrier)
       : "memory");
 }
+// The same; once: ReadOnce().
+__device__ inline void CopyBulkOnce(uint32_t shared, const void* global, uint32_t bytes,
+                                    uint32_t barrier, uint64_t once) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1], %2, [%3], %4;\n" ::"r"(shared),
+      "l"(global), "r"(bytes), "r"(barrier), "l"(once)
+      : "memory");
+}
 // What this thread's ordinary loads and stores did to shared memory comes before what
 // copies and tensor cores do there after a barrier.
 __device__ inline void PublishToAsync() {

@@ -85,9 +85,10 @@ class Stream {
         const int index = i * kWarp + lane_;
         const int row = index / kChunks, chunk = index % kChunks;
         const bool valid = first + row < length_;
-        CopyAsync16(Ring<kDim>::Chunk(to, row, chunk), a_.k + at + index * 8, valid);
-        CopyAsync16(Ring<kDim>::Chunk(to + Ring<kDim>::kSideBytes, row, chunk),
-                    a_.v + at + index * 8, valid);
+        CopyAsync16Once(Ring<kDim>::Chunk(to, row, chunk), a_.k + at + index * 8, valid,
+                        once_);
+        CopyAsync16Once(Ring<kDim>::Chunk(to + Ring<kDim>::kSideBytes, row, chunk),
+                        a_.v + at + index * 8, valid, once_);
       }
     }
     CommitCopies();  // an empty group, too, keeps the count
@@ -96,6 +97,7 @@ class Stream {
   const DecodeArgs& a_;
   const Segment& s_;
   const uint32_t ring_;
+  const uint64_t once_ = ReadOnce();
   const int lane_;
   int length_;
   const int* pages_;

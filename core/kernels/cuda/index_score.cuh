@@ -215,11 +215,11 @@ class IndexStream {
       constexpr int kRow = kWarp * 16;
 #pragma unroll
       for (int i = 0; i < kStageBytes / kRow; ++i) {
-        CopyAsync16Once(to + i * kRow, from + i * kRow, once_);
+        CopyAsync16Once(to + i * kRow, from + i * kRow, true, once_);
       }
       constexpr int kRest = kStageBytes / kRow * kRow;
       if (lane_ * 16 < kStageBytes - kRest) {
-        CopyAsync16Once(to + kRest, from + kRest, once_);
+        CopyAsync16Once(to + kRest, from + kRest, true, once_);
       }
     }
     CommitCopies();

@@ -25,13 +25,15 @@ constexpr int kThreads = kWarps * kWarp;
 constexpr int kFeatures = 8;
 constexpr int kChunk = 32;
 
-// Weights are used once, and should not drive x out of the nearest cache.
-__device__ uint4 LoadOnce(const Bf16* from) {
+// Weights are used once, and should not drive x out of the nearest cache. once:
+// ReadOnce().
+__device__ uint4 LoadOnce(const Bf16* from, uint64_t once) {
   uint4 x;
-  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];\n"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "l"(from)
-               : "memory");
+  asm volatile(
+      "ld.global.L1::no_allocate.L2::cache_hint.v4.u32 {%0,%1,%2,%3}, [%4], %5;\n"
+      : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+      : "l"(from), "l"(once)
+      : "memory");
   return x;
 }
 
@@ -39,7 +41,7 @@ __device__ uint4 LoadOnce(const Bf16* from) {
 template <int kHalves, int kParts>
 class Accumulate {
  public:
-  __device__ explicit Accumulate(const LinearArgs& a) {
+  __device__ explicit Accumulate(const LinearArgs& a) : once_(ReadOnce()) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp, row = lane / 4;
     chunks_ = static_cast<int>(a.in / kChunk);
     for (int p = 0; p < kParts; ++p) {
@@ -100,8 +102,9 @@ class Accumulate {
     for (int i = 0; i < kAtATime; ++i) {
 #pragma unroll
       for (int p = 0; p < kParts; ++p) {
-        weights[i][p] =
-            chunk + i < chunks_ ? LoadOnce(weight_[p] + (chunk + i) * kChunk) : uint4{};
+        weights[i][p] = chunk + i < chunks_
+                            ? LoadOnce(weight_[p] + (chunk + i) * kChunk, once_)
+                            : uint4{};
       }
     }
   }
@@ -123,6 +126,7 @@ class Accumulate {
     }
   }
 
+  const uint64_t once_;
   int chunks_;
   const Bf16* weight_[kParts];
   const Bf16* x_[kHalves];

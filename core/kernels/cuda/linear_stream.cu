@@ -41,7 +41,10 @@ constexpr int kBarrierBytes = 16;  // of a stage: that it is full, that it is em
 class StageRing {
  public:
   __device__ StageRing(int stages, char* shared, bool sends)
-      : stages_(stages), base_(SharedAddress(shared)), parity_(sends ? 1 : 0) {}
+      : stages_(stages),
+        base_(SharedAddress(shared)),
+        once_(ReadOnce()),
+        parity_(sends ? 1 : 0) {}
 
   // By one thread of the block, before all others use it.
   __device__ void Init() const {
@@ -60,7 +63,7 @@ class StageRing {
     WaitForPhase(Empty() + stage_ * kBarrierBytes, parity_);
     if (lane == 0) ArriveAndExpect(full, static_cast<uint32_t>(rows) * bytes);
     __syncwarp();
-    if (row != nullptr) CopyBulk(Stage() + lane * kPitch, row, bytes, full);
+    if (row != nullptr) CopyBulkOnce(Stage() + lane * kPitch, row, bytes, full, once_);
     Next();
   }
 
@@ -92,6 +95,7 @@ class StageRing {
 
   const int stages_;
   const uint32_t base_;
+  const uint64_t once_;
   int stage_ = 0;
   uint32_t parity_;
 };

@@ -51,17 +51,21 @@ __device__ inline void CopyAsync16(uint32_t shared, const void* global, bool val
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared),
                "l"(global), "r"(bytes));
 }
-// 16 bytes that nobody reads again soon: the L2 had better keep others. once: ReadOnce().
+// For what nobody reads again before the L2 has forgotten it, that it keeps other things
+// instead: without this, weights and caches that stream drive out the code of kernels,
+// which multiprocessors then fetch from memory in every layer.
 __device__ inline uint64_t ReadOnce() {
   uint64_t policy;
   asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(policy));
   return policy;
 }
-__device__ inline void CopyAsync16Once(uint32_t shared, const void* global,
+// CopyAsync16; once: ReadOnce().
+__device__ inline void CopyAsync16Once(uint32_t shared, const void* global, bool valid,
                                        uint64_t once) {
+  const int bytes = valid ? 16 : 0;
   asm volatile(
-      "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;\n" ::"r"(shared),
-      "l"(global), "l"(once));
+      "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;\n" ::"r"(shared),
+      "l"(global), "r"(bytes), "l"(once));
 }
 __device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;\n" ::); }
 // Until at most `kPending` of this thread's groups are under way.

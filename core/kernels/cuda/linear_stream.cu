@@ -8,10 +8,10 @@
 #include "core/kernels/cuda/tuning.h"
 #include "core/kernels/cuda/warp.cuh"
 
-// A large weight streams: there is a block for each multiprocessor, and each has as many
-// rows of the weight as the others, one more or less. Its last warp only sends for them:
-// a group of kGroup rows in stages of kChannels, through a ring in shared memory. The
-// others divide a stage's channels, for all of its rows.
+// A large weight streams: there is a block for each multiprocessor, or nearly, and each
+// has as many rows of the weight as the others, one more or less. Its last warp only
+// sends for them: a group of kGroup rows in stages of kChannels, through a ring in shared
+// memory. The others divide a stage's channels, for all of its rows.
 //
 // Lane l reads 16 bytes of rows l / 4 and l / 4 + 8 of a tile of 16, straight into the
 // fragments of tensor cores: channels 8 (l % 4) .. + 8 of a chunk of 32. An instruction
@@ -285,6 +285,16 @@ __global__ void __launch_bounds__(kThreads, 1) StreamKernel(LinearArgs a, int st
   }
 }
 
+// How many blocks divide groups of rows: a few less than multiprocessors, if the others
+// would not be over earlier. (Where blocks of the kernel before end late, when they
+// merge, none has to wait for its place then.)
+int64_t StreamBlocks(int64_t groups, int64_t multiprocessors) {
+  const int64_t each = (groups + multiprocessors - 1) / multiprocessors;
+  const int64_t blocks = (groups + each - 1) / each;
+  const bool few_idle = blocks * 100 >= tuning::kStreamBusyPercent * multiprocessors;
+  return few_idle ? blocks : multiprocessors;
+}
+
 // As many stages as there is room for, and a block has.
 template <int kHalves, typename Out, bool kGated>
 cudaError_t Launch(const LinearArgs& a, cudaStream_t stream) {
@@ -294,7 +304,8 @@ cudaError_t Launch(const LinearArgs& a, cudaStream_t stream) {
   if (error != cudaSuccess) return error;
   error = DeviceAttribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, shared);
   if (error != cudaSuccess) return error;
-  const int64_t blocks = std::min<int64_t>(multiprocessors, a.features);
+  const int64_t groups = (a.features + Block::kFeatures - 1) / Block::kFeatures;
+  const int64_t blocks = std::min(StreamBlocks(groups, multiprocessors), a.features);
   const int64_t features = (a.features + blocks - 1) / blocks;
   const int64_t of_block = (features + Block::kFeatures - 1) / Block::kFeatures *
                            ((a.in + kChannels - 1) / kChannels);

@@ -23,6 +23,8 @@ inline constexpr int kLinearSharedPercent = 15;
 inline constexpr int64_t kStreamedBytes = 6 << 20;
 inline constexpr int kStreamWarps = 8;
 inline constexpr int kStreamChannels = 1024;
+// Of multiprocessors, that must have a block.
+inline constexpr int kStreamBusyPercent = 95;
 
 // refined_decode.cu: warps of a block that score, and warps that read meanwhile what is
 // read for certain; 128 registers a thread remain. Stages of a page's index in a scoring

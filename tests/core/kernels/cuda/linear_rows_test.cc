@@ -112,11 +112,12 @@ std::vector<Shape> Shapes() {
     shapes.push_back({rows, 11008, 8});
   }
   // Weights that are streamed: stages and groups that are not full, one group and several
-  // of a block.
+  // of a block; and a group for each of a few blocks less than multiprocessors.
   for (const int64_t rows : {1, 8, 9, 16}) {
     shapes.push_back({rows, 1056, 3400});
     shapes.push_back({rows, 576, 9000});
     shapes.push_back({rows, 11008, 320});
+    shapes.push_back({rows, 800, 4096});
   }
   return shapes;
 }

@@ -328,7 +328,7 @@ class DrawReader {
     const int slot = lists_.slot[owner][at];
     const float bias = __half2float(lists_.bias[owner][at]);
     constexpr int kChunks = kDim / 8;
-#pragma unroll
+#pragma unroll 2  // most run through this once: code, too, has to be fetched
     for (int i = 0; i < kSlice * kChunks / kWarp; ++i) {
       const int index = i * kWarp + lane;
       const int row = index / kChunks, chunk = index % kChunks;

@@ -26,6 +26,10 @@ inline constexpr int kStreamChannels = 1024;
 // Of multiprocessors, that must have a block.
 inline constexpr int kStreamBusyPercent = 95;
 
+// work_line.cuh: pages more than the others' that a block may have rather than parts of
+// two heads, beside a sixteenth: what is done for a head at least takes as long as 30.
+inline constexpr int kSparePages = 8;
+
 // refined_decode.cu: warps of a block that score, and warps that read meanwhile what is
 // read for certain; 128 registers a thread remain. Stages of a page's index in a scoring
 // warp's ring, and bytes of a block's scores that stay in shared memory: with stages of
@@ -35,8 +39,10 @@ inline constexpr int kScoreWarps = 12;
 inline constexpr int kCertainWarps = 4;
 constexpr int IndexStages(int dim) { return dim == 128 ? 2 : 4; }
 inline constexpr int kScoreBytes = 65536;
-// Pages that are drawn from together, by the heads that scores have places for.
-constexpr int PagesTogether(int heads) { return heads < 8 ? 8 : 4; }
+// Pages that are drawn from together, by the heads that scores have places for. (With 4
+// heads 8 are up to .2 us faster when nothing but this kernel runs; in steps of
+// quire-135m, in which its code is not at hand, they were 2 us slower.)
+constexpr int PagesTogether(int heads) { return heads < 4 ? 8 : 4; }
 
 // refined_merge.cuh: blocks that only merge, if they have a warp for each piece of a
 // query head, and blocks of a launch from which they can be spared.

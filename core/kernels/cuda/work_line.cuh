@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "core/kernels/cuda/tuning.h"
+
 // How work over pages of many sequences is cut in equal parts. A unit is a page of one
 // key/value head. The units of all sequences and heads stand in one line, and each block
 // takes a part of it, in their order or another; what lies in its part of one head is a
@@ -69,7 +71,7 @@ struct WorkLine {
       size = Quotient(each + parts - 1, parts);
       units = Quotient(each + size - 1, size) * size;
     }
-    if (size > per_block + per_block / 16) return;
+    if (size > per_block + per_block / 16 + tuning::kSparePages) return;
     const int total = heads * units;
     per_block = size;
     head_units = units;

@@ -65,8 +65,9 @@ struct Memory {
 
 // The block's part of what is read for certain, by the last warps.
 template <int kDim, int kRow>
-__device__ void ReadNear(const RefinedParams& a, const WorkLine& line,
+__device__ void ReadNear(const RefinedParams& a, const Lines& lines,
                          const RefinedWorkspace& work, char* memory) {
+  const WorkLine& line = lines.near;
   __shared__ float logs[kRow];  // of a segment's sums, by head
   const int share = a.share;
   const int thread = static_cast<int>(threadIdx.x) - kScoreWarps * kWarp;
@@ -81,7 +82,7 @@ __device__ void ReadNear(const RefinedParams& a, const WorkLine& line,
     results.Put(warp, acc);
     SyncCertainWarps();
     const int64_t slot = line.Slot(segment) * share;
-    const SentRows to = ResultsTo(a, work.near_sent, work.near);
+    const SentRows to = ResultsTo(lines.others_merge(), work.near_sent, work.near);
     results.Deliver(
         kCertainWarps, thread, kCertainWarps * kWarp, share, to, slot,
         [&](int head, const Part& part) { logs[head] = LogOf(part.max, part.sum); });
@@ -115,7 +116,8 @@ struct Turn {
   HeadParts parts;
 
   __device__ Turn(const RefinedParams& a, const Lines& lines, int unit)
-      : from(a, lines.far.At(unit)), parts(from.segment, lines, a.share) {}
+      : from(a, lines.far.At(unit), lines.others_merge()),
+        parts(from.segment, lines, a.share) {}
 };
 // This one and the next.
 struct Turns {
@@ -179,9 +181,9 @@ __device__ void ReadFar(const RefinedParams& a, const Lines& lines,
         });
     __syncthreads();
     results.Deliver(lists.readers, static_cast<int>(threadIdx.x), kRefinedThreads, share,
-                    ResultsTo(a, work.drawn_sent, work.drawn),
+                    ResultsTo(from.others_merge, work.drawn_sent, work.drawn),
                     lines.far.Slot(segment) * share, [](int, const Part&) {});
-    if (!OthersMerge(a) && BroughtTheLast(work.arrived + segment.index, parts.far)) {
+    if (!from.others_merge && BroughtTheLast(work.arrived + segment.index, parts.far)) {
       using Here = Memory<kDim, kRow>;
       Finish<kDim, kRow, Here::kRings, Here::kMergeBytes>(a, from, parts, work,
                                                           memory.base);
@@ -191,9 +193,9 @@ __device__ void ReadFar(const RefinedParams& a, const Lines& lines,
 }
 
 template <int kDim, int kRow>
-__device__ void Work(const RefinedParams& a, const RefinedWorkspace& work, char* shared) {
+__device__ void Work(const RefinedParams& a, const RefinedWorkspace& work,
+                     const Lines& lines, char* shared) {
   __shared__ Turns turns;
-  const Lines lines(a);
   const Memory<kDim, kRow> memory = {shared};
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const ScoreStore<kRow> store = {
@@ -207,7 +209,7 @@ __device__ void Work(const RefinedParams& a, const RefinedWorkspace& work, char*
     WaitForCopies<0>();
   } else {
     WaitForTheOneBefore();
-    ReadNear<kDim, kRow>(a, lines.near, work, memory.CertainMemory());
+    ReadNear<kDim, kRow>(a, lines, work, memory.CertainMemory());
     if (threadIdx.x == kRefinedThreads - 1) {
       turns.Put(0, a, lines, lines.far.begin);
     }
@@ -223,12 +225,14 @@ template <int kDim, int kRow>
 __global__ void __launch_bounds__(kRefinedThreads, 1)
     RefinedKernel(RefinedParams a, RefinedWorkspace work) {
   extern __shared__ __align__(128) char shared[];
-  if (static_cast<int>(blockIdx.x) < a.workers) {
-    Work<kDim, kRow>(a, work, shared);
+  const int far_pages = WorkLine::PagesOfLane(a.first_far_page, a.near.sequences);
+  const int workers = static_cast<int>(gridDim.x) - MergeBlocks(a, far_pages);
+  if (static_cast<int>(blockIdx.x) < workers) {
+    Work<kDim, kRow>(a, work, Lines(a, far_pages, workers), shared);
   } else {
     LetTheNextBegin();
     WaitForTheOneBefore();
-    MergeHeads<kDim>(a, work);
+    MergeHeads<kDim>(a, work, far_pages, workers);
   }
 }
 
@@ -245,7 +249,6 @@ cudaError_t Launch(const RefinedDecodeArgs& a, cudaStream_t stream) {
   const int blocks = std::min({a.near.blocks, multiprocessors, kMaxBlocks});
   RefinedParams params = {a};
   params.share = a.near.query_heads / a.near.kv_heads;
-  params.workers = blocks - MergeBlocks(a, blocks);
   return LaunchDependent(kernel, static_cast<unsigned>(blocks), kRefinedThreads, kBytes,
                          stream, params, LayRefined(a));
 }

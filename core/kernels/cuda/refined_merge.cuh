@@ -8,28 +8,33 @@
 // block does it that brings a head's last part.
 namespace quire::kernels::cuda {
 
-// How many of `blocks` only merge, with a warp for each piece of a query head: the last
-// ones.
-inline int MergeBlocks(const RefinedDecodeArgs& a, int blocks) {
-  const int64_t pieces = int64_t{1} * a.near.sequences * a.near.query_heads *
-                         (a.near.head_dim / kMergeChannels);
+// How many of a launch's blocks only merge: the last ones. A warp calls it; far_pages:
+// WorkLine::PagesOfLane. Sequences that only pad do not count, so that a batch is merged
+// in one way with them and without, to the bit.
+__device__ inline int MergeBlocks(const RefinedParams& a, int far_pages) {
+  if (a.near.sequences > kWarp) return 0;
+  const int heads = __popc(__ballot_sync(kAll, far_pages != 0)) * a.near.kv_heads;
+  const int pieces = heads * a.share * (a.near.head_dim / kMergeChannels);
+  const int blocks = static_cast<int>(gridDim.x);
   const bool few = pieces <= tuning::kMergeBlocks * kRefinedWarps;
   return few && blocks >= tuning::kFewBlocks ? tuning::kMergeBlocks : 0;
 }
 
 // Both lines in which a head has parts. Blocks that come last in one are first in the
-// other.
+// other. workers: blocks that have parts, the first ones.
 struct Lines {
-  int pages;  // sent for first
   WorkLine far, near;
 
-  __device__ explicit Lines(const RefinedParams& a)
-      : pages(WorkLine::PagesOfLane(a.first_far_page, a.near.sequences)),
-        far(a.first_far_page, a.near.sequences, a.near.kv_heads, a.workers,
+  __device__ Lines(const RefinedParams& a, int far_pages, int workers)
+      : far(a.first_far_page, a.near.sequences, a.near.kv_heads, workers,
             static_cast<int>(blockIdx.x)),
-        near(a.near.first_page, a.near.sequences, a.near.kv_heads, a.workers,
-             a.workers - 1 - static_cast<int>(blockIdx.x)) {
-    far.BeginAtHeads(pages);
+        near(a.near.first_page, a.near.sequences, a.near.kv_heads, workers,
+             workers - 1 - static_cast<int>(blockIdx.x)) {
+    far.BeginAtHeads(far_pages);
+  }
+  // Whether blocks that have no parts merge those of others.
+  __device__ bool others_merge() const {
+    return far.blocks < static_cast<int>(gridDim.x);
   }
 };
 
@@ -196,15 +201,16 @@ class HeadMerge {
 
 // By the blocks that only merge: neighbours in different ones.
 template <int kDim>
-__device__ void MergeHeads(const RefinedParams& a, const RefinedWorkspace& work) {
-  const int block = static_cast<int>(blockIdx.x) - a.workers;
+__device__ void MergeHeads(const RefinedParams& a, const RefinedWorkspace& work,
+                           int far_pages, int workers) {
+  const int block = static_cast<int>(blockIdx.x) - workers;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int blocks = static_cast<int>(gridDim.x) - a.workers;
+  const int blocks = static_cast<int>(gridDim.x) - workers;
   constexpr int kPieces = kDim / kMergeChannels;
   const int pieces = a.share * kPieces;  // of a head
   const int index = warp * blocks + block, heads = Quotient(index, pieces);
   const int sequence = Quotient(heads, a.near.kv_heads);
-  const Lines lines(a);
+  const Lines lines(a, far_pages, workers);
   if (sequence >= a.near.sequences) return;
   const Segment s = lines.far.Head(sequence, heads - sequence * a.near.kv_heads);
   if (s.pages == 0) return;  // it only pads

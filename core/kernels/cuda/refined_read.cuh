@@ -15,14 +15,16 @@ struct DrawSegment {
   float to_chance;  // -log2 tau
   int first_page;   // in far_pages, what would be unit 0's
   int64_t queries;  // from the first one's; the outputs', too
+  bool others_merge;
 
-  __device__ DrawSegment(const RefinedParams& a, const Segment& s)
+  __device__ DrawSegment(const RefinedParams& a, const Segment& s, bool others_merge)
       : segment(s),
         start(MixPlace(a.layer, s.head,
                        a.near.lengths[s.sequence] + s.pages * kPageTokens - 1)),
         to_chance(-a.log2_tau[s.sequence]),
         first_page(a.first_far_page[s.sequence] - s.begin),
-        queries(Queries(a, s) - a.near.q) {}
+        queries(Queries(a, s) - a.near.q),
+        others_merge(others_merge) {}
 };
 
 // What the block's warps drew and have not read yet.
@@ -94,7 +96,8 @@ class DrawReader {
       Accumulator<kDim, 1> acc;
       if (lists_.rounds > 0) Restore(acc);
       const int read = ReadDrawn(acc);
-      if (!OthersMerge(a_) && lists_.rounds == 0 && warp_ >= kRefinedWarps - kRow) {
+      if (!from_segment_.others_merge && lists_.rounds == 0 &&
+          warp_ >= kRefinedWarps - kRow) {
         SeeWhatLogsPromise();
       }
       if (threadIdx.x == 0 && read > 0) {

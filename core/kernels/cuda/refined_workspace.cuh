@@ -114,13 +114,8 @@ inline RefinedWorkspace LayRefined(const RefinedDecodeArgs& a) {
 
 // What a launch hands its blocks.
 struct RefinedParams : RefinedDecodeArgs {
-  int32_t share = 0;    // R
-  int32_t workers = 0;  // blocks that have parts of the lines: the first ones
+  int32_t share = 0;  // R
 };
-// Whether blocks that have no parts merge those of others.
-__device__ inline bool OthersMerge(const RefinedParams& a) {
-  return a.workers < static_cast<int>(gridDim.x);
-}
 
 // [R, D]
 __device__ inline const Bf16* Queries(const RefinedParams& a, const Segment& s) {
@@ -130,12 +125,12 @@ __device__ inline const Bf16* Queries(const RefinedParams& a, const Segment& s) 
              n.head_dim;
 }
 
-// Where results go. A pointer at a time: a choice between structures would need them in
-// memory.
-__device__ inline SentRows ResultsTo(const RefinedParams& a, const SentRows& sent,
+// Where results go; others_merge: see Lines. A pointer at a time: a choice between
+// structures would need them in memory.
+__device__ inline SentRows ResultsTo(bool others_merge, const SentRows& sent,
                                      const SentRows& told) {
-  return {OthersMerge(a) ? sent.parts : told.parts,
-          OthersMerge(a) ? sent.values : told.values};
+  return {others_merge ? sent.parts : told.parts,
+          others_merge ? sent.values : told.values};
 }
 
 // Where a block keeps the scores of its units: those of the first ones in shared memory,

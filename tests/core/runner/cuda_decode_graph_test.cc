@@ -131,7 +131,7 @@ class CudaDecodeGraphTest : public testing::Test {
 
 TEST_F(CudaDecodeGraphTest, TheBitsAreThoseOfSingleLaunches) {
   for (const AttentionOptions& attention : {kDense, kRefined}) {
-    for (const size_t batch : {1, 2, 3, 4, 5, 8, 16}) {
+    for (const size_t batch : {1, 2, 3, 4, 5, 8, 10, 16}) {
       SCOPED_TRACE(testing::Message()
                    << static_cast<int>(attention.mode) << " " << batch);
       std::vector<Sequence> sequences;

@@ -432,7 +432,7 @@ TEST_F(RefinedDecodeTest, FewAndManyRowsInTurnLeaveTheWorkspaceReady) {
     SCOPED_TRACE(dim);
     const DecodeShape shape = {
         .dim = dim, .share = 4, .kv_heads = 3, .q_deviation = 1.5f};
-    const DecodeBatch few_rows = MakeDecodeBatch(shape, {4000}, 21);
+    const DecodeBatch few_rows = MakeDecodeBatch(shape, {2900}, 21);
     const DecodeBatch many_rows =
         MakeDecodeBatch(shape, {1500, 700, 3000, 900, 1500, 2200}, 22);
     OnDevice few(few_rows, .08f), many(many_rows, .08f);

@@ -337,8 +337,8 @@ __global__ void __launch_bounds__(kRowThreads) SummarizeKernel(RowSummary s) {
     if (x > -INFINITY) best = Better(best, {x, i});
   });
   for (int step = kWarp / 2; step > 0; step /= 2) {
-    best = Better(best, {__shfl_xor_sync(0xffffffffu, best.logit, step),
-                         __shfl_xor_sync(0xffffffffu, best.token, step)});
+    best = Better(best, {__shfl_xor_sync(kAll, best.logit, step),
+                         __shfl_xor_sync(kAll, best.token, step)});
   }
   if (threadIdx.x % kWarp == 0) bests[threadIdx.x / kWarp] = best;
   __syncthreads();

@@ -13,7 +13,7 @@ namespace quire::kernels::cuda {
 // in one way with them and without, to the bit.
 __device__ inline int MergeBlocks(const RefinedParams& a, int far_pages) {
   if (a.near.sequences > kWarp) return 0;
-  const int heads = __popc(__ballot_sync(kAll, far_pages != 0)) * a.near.kv_heads;
+  const int heads = WorkLine::HeadsWith(far_pages, a.near.kv_heads);
   const int pieces = heads * a.share * (a.near.head_dim / kMergeChannels);
   const int blocks = static_cast<int>(gridDim.x);
   const bool few = pieces <= tuning::kMergeBlocks * kRefinedWarps;

@@ -11,11 +11,11 @@ namespace quire::kernels::cuda {
 // after the scores no load of tables is waited for.
 struct DrawSegment {
   Segment segment;
-  uint32_t start;   // where the row's draws begin
-  float to_chance;  // -log2 tau
-  int first_page;   // in far_pages, what would be unit 0's
-  int64_t queries;  // from the first one's; the outputs', too
-  bool others_merge;
+  uint32_t start;     // where the row's draws begin
+  float to_chance;    // -log2 tau
+  int first_page;     // in far_pages, what would be unit 0's
+  int64_t queries;    // from the first one's; the outputs', too
+  bool others_merge;  // see Lines
 
   __device__ DrawSegment(const RefinedParams& a, const Segment& s, bool others_merge)
       : segment(s),

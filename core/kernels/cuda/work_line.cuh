@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "core/kernels/cuda/tuning.h"
+#include "core/kernels/cuda/warp.cuh"
 
 // How work over pages of many sequences is cut in equal parts. A unit is a page of one
 // key/value head. The units of all sequences and heads stand in one line, and each block
@@ -59,11 +60,10 @@ struct WorkLine {
   // how much it reads. All lanes of a warp call it. Sequences without pages come last.
   // pages: PagesOfLane.
   __device__ void BeginAtHeads(int pages) {
-    constexpr unsigned kLanes = 0xffffffffu;
-    if (sequences > 32) return;
-    const int each = __shfl_sync(kLanes, pages, 0);
-    const bool differs = __any_sync(kLanes, pages != 0 && pages != each);
-    const int heads = __popc(__ballot_sync(kLanes, pages != 0)) * kv_heads;
+    if (sequences > kWarp) return;
+    const int each = __shfl_sync(kAll, pages, 0);
+    const bool differs = __any_sync(kAll, pages != 0 && pages != each);
+    const int heads = HeadsWith(pages, kv_heads);
     if (differs || each == 0) return;
     int size = Quotient(heads + blocks - 1, blocks) * each, units = each;
     if (heads <= blocks) {
@@ -84,8 +84,13 @@ struct WorkLine {
 
   // Of the lane-th sequence, one head's.
   __device__ static int PagesOfLane(const int32_t* first_page, int sequences) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
     return lane < sequences ? first_page[lane + 1] - first_page[lane] : 0;
+  }
+  // Heads of those of at most kWarp sequences that have pages. All lanes of a warp call
+  // it; pages: PagesOfLane.
+  __device__ static int HeadsWith(int pages, int kv_heads) {
+    return __popc(__ballot_sync(kAll, pages != 0)) * kv_heads;
   }
 
   // The segment that begins at a unit of this block.

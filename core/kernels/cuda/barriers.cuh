@@ -3,9 +3,9 @@
 #include <cstdint>
 
 // Barriers in shared memory, 8 bytes each, and copies that count for one, by their PTX
-// names (PTX ISA 8.0, sections on mbarrier and cp.async.bulk; sm_90). A barrier's phase
-// is over when all have arrived and all bytes that it expects are there; the first one
-// has parity 0.
+// names (PTX ISA 8.0, sections on mbarrier and cp.async.bulk; sm_90, but InitBarrier and
+// Meet sm_80). A barrier's phase is over when all have arrived and all bytes that it
+// expects are there; the first one has parity 0.
 namespace quire::kernels::cuda {
 
 __device__ inline void InitBarrier(uint32_t barrier, int arrivals) {
@@ -32,6 +32,16 @@ __device__ inline void WaitForPhase(uint32_t barrier, uint32_t parity) {
       "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
       "@p bra OVER;\nbra AGAIN;\nOVER:\n}\n" ::"r"(barrier),
       "r"(parity)
+      : "memory");
+}
+// Arrives, and waits for all others. (try_wait, which sleeps, takes .3 us longer in
+// refined decode's launch at 128K.)
+__device__ inline void Meet(uint32_t barrier) {
+  asm volatile(
+      "{\n.reg .pred p;\n.reg .b64 phase;\n"
+      "mbarrier.arrive.shared::cta.b64 phase, [%0];\nAGAIN:\n"
+      "mbarrier.test_wait.shared::cta.b64 p, [%0], phase;\n"
+      "@p bra OVER;\nbra AGAIN;\nOVER:\n}\n" ::"r"(barrier)
       : "memory");
 }
 // Contiguous bytes, a multiple of 16, which then count for the barrier.

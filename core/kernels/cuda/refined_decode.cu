@@ -196,6 +196,8 @@ template <int kDim, int kRow>
 __device__ void Work(const RefinedParams& a, const RefinedWorkspace& work,
                      const Lines& lines, char* shared) {
   __shared__ Turns turns;
+  if (threadIdx.x == 0) InitPartBarriers();
+  __syncthreads();
   const Memory<kDim, kRow> memory = {shared};
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const ScoreStore<kRow> store = {

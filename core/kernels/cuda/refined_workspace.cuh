@@ -2,6 +2,7 @@
 
 #include <cuda_fp16.h>
 
+#include "core/kernels/cuda/barriers.cuh"
 #include "core/kernels/cuda/decode_tile.cuh"
 #include "core/kernels/cuda/refined.h"
 #include "core/kernels/cuda/tuning.h"
@@ -19,13 +20,21 @@ inline constexpr int kRefinedThreads = kRefinedWarps * kWarp;
 inline constexpr int kRefinedDraws = 32768;
 inline constexpr int kMergeChannels = 64;  // that a warp merges
 
-// Barriers of a part of the block's warps.
-__device__ inline void SyncScoreWarps() {
-  asm volatile("bar.sync 1, %0;\n" ::"n"(kScoreWarps * kWarp) : "memory");
+// Barriers of a part of the block's warps. They are in shared memory, since racecheck
+// does not follow a part of a block through numbered ones.
+enum class WarpsThat { kScore, kReadCertain };
+
+__device__ inline uint32_t BarrierOf(WarpsThat part) {
+  __shared__ uint64_t barriers[2];
+  return SharedAddress(barriers + static_cast<int>(part));
 }
-__device__ inline void SyncCertainWarps() {
-  asm volatile("bar.sync 2, %0;\n" ::"n"(kCertainWarps * kWarp) : "memory");
+// By one thread; all meet before they use them.
+__device__ inline void InitPartBarriers() {
+  InitBarrier(BarrierOf(WarpsThat::kScore), kScoreWarps * kWarp);
+  InitBarrier(BarrierOf(WarpsThat::kReadCertain), kCertainWarps * kWarp);
 }
+__device__ inline void SyncScoreWarps() { Meet(BarrierOf(WarpsThat::kScore)); }
+__device__ inline void SyncCertainWarps() { Meet(BarrierOf(WarpsThat::kReadCertain)); }
 
 // Heads that a page's scores have places for.
 __host__ __device__ inline int64_t ScoreRow(int64_t share) {

@@ -2,7 +2,8 @@
 
 plot.py decode CSV --out FILE.svg [--batches N...]
 plot.py prefill CSV [--flex CSV] --out FILE.svg      flex_peer.py's table beside it
-plot.py prompts CSV --out FILE.svg                   cuda_step's: attention of whole prompts
+plot.py prompts CSV [--model NAME] --out FILE.svg    cuda_step's: attention of whole prompts;
+                                                     the last row of each length counts
 
 Needs matplotlib.
 """
@@ -96,16 +97,15 @@ def prefill(options):
 
 def prompts(options):
     figure, axis = plt.subplots(figsize=(6, 4))
-    times, model = {}, ""
+    times = {}
     for row in rows(options.csv):
-        if row["what"] == "first_token":
-            model = row["model"]
+        if row["what"] == "first_token" and row["model"] == options.model:
             times.setdefault(row["mode"], {})[int(row["length"])] = float(row["attention_ms"])
     draw(axis, times, PROMPTS, 1)
     axis.set_xlabel("tokens of the prompt")
     axis.set_ylabel("milliseconds, all layers")
     axis.legend(fontsize=8)
-    return figure, f"Attention of a prompt in {model}'s shape on one H200, in chunks"
+    return figure, f"Attention of a prompt in {options.model}'s shape on one H200, in chunks"
 
 
 def main():
@@ -113,6 +113,7 @@ def main():
     parser.add_argument("what", choices=["decode", "prefill", "prompts"])
     parser.add_argument("csv")
     parser.add_argument("--flex")
+    parser.add_argument("--model", default="quire-135m")
     parser.add_argument("--out", required=True)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     options = parser.parse_args()
